@@ -1,0 +1,46 @@
+# `make demo` and `make test` work on a fresh machine: each makes .venv and installs what is missing, once.
+
+# Any Python 3.10 to 3.12: a path, a name such as python3.11, or a range that uv looks for and, if need be, downloads.
+PYTHON ?= >=3.10,<3.13
+PYTEST_ARGS ?=
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# uv and not pip: where pip is offered a CPU build of torch, torchvision's wheel still wants the CUDA build and cannot
+# load, while uv resolves a pair that fits. Where there is no uv, one is put into .uv.
+UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
+
+# NNI starts trials with the shell command of the YAML file, which has to find this environment's Python.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## search, retrain, export and check three strategies on digits, seen in NNI's web UI
+	$(VENV)/bin/python -m nni_plugins.demo
+
+test: $(INSTALLED) ## run all tests (PYTEST_ARGS="-k cell" picks some)
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## check style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy nni_plugins search_spaces
+
+bench: $(INSTALLED) ## time and memory of a search step, beside NNI's own DARTS
+	$(VENV)/bin/python benchmarks/search_step.py
+
+clean: ## remove caches and build products; keeps .venv, data and exported
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './.uv/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt | $(filter .uv/%,$(UV))
+	test -x $(VENV)/bin/python || $(UV) venv --allow-existing --python "$(PYTHON)" $(VENV)
+	$(UV) pip install --python $(VENV)/bin/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet uv

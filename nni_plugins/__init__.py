@@ -1,0 +1,32 @@
+"""Neural architecture search methods that NNI never got, as NNI strategies and tuners.
+
+The names below are imported when they are first used, so that light modules (``nni_plugins.check``) load neither torch
+nor NNI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "BilevelSearch": "nni_plugins.strategies.bilevel",
+    "BNASD": "nni_plugins.strategies.bnas_v2",
+    "BNASv2CLR": "nni_plugins.strategies.bnas_v2",
+    "BNASv2PC": "nni_plugins.strategies.bnas_v2",
+    "Softmax": "nni_plugins.supernet.relaxation",
+    "EdgeNormalisation": "nni_plugins.supernet.relaxation",
+    "AllChannels": "nni_plugins.supernet.channels",
+    "PartialChannels": "nni_plugins.supernet.channels",
+    "Constant": "nni_plugins.strategies.schedules",
+    "Confident": "nni_plugins.strategies.schedules",
+    "Everything": "nni_plugins.strategies.trainable",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

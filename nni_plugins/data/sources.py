@@ -1,0 +1,167 @@
+"""Data sets by name: the built-in one, torchvision's, and the user's own files and functions."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nni_plugins.data.images import ImageData
+from nni_plugins.data.splits import Images, split_halves
+from nni_plugins.data.streamed import StreamedImages
+
+_FORMS = ("npz:FILE", "imagefolder:PATH", "module:function")
+
+
+def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -> Images:
+    """Load a data set; class count, channels and image size follow from it.
+
+    Parameters
+    ----------
+    spec
+        ``digits`` (embedded: scikit-learn's, 16x16 grey); ``cifar10``, ``cifar100``, ``svhn``, ``mnist`` or
+        ``fashion_mnist`` (torchvision's); ``npz:FILE`` with the arrays x_train, y_train, x_test and y_test (uint8
+        images (N, H, W) or (N, H, W, C), integer labels 0 .. K-1); ``imagefolder:PATH`` with PATH/train/CLASS/* and
+        PATH/val or PATH/test (not held in memory); ``module:function``, a function without arguments that returns an
+        :class:`ImageData` or a dict of the four arrays.
+    root
+        Where torchvision's sets lie or are put.
+    download
+        Fetch a torchvision set that is not in ``root``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the data is not as described above.
+    FileNotFoundError
+        If a file or folder is missing, or the set is not in ``root`` and ``download`` is not set.
+    OSError
+        If the download fails.
+    """
+    if spec in DATA_SETS:
+        return DATA_SETS[spec](Path(root), download)
+    kind, colon, place = spec.partition(":")
+    if not (kind and colon and place):
+        raise ValueError(f"unknown data set {spec!r}; choose one of {', '.join((*DATA_SETS, *_FORMS))}.")
+    if kind == "npz":
+        return _npz(Path(place))
+    if kind == "imagefolder":
+        return _image_folder(Path(place))
+    return _from_function(kind, place)
+
+
+def _digits(root: Path, download: bool) -> ImageData:
+    """The 1797 digits of 8x8 pixels and 17 grey levels, enlarged to 16x16; four fifths of each class for training."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = torch.from_numpy(digits.images).to(torch.float32)[:, None] * (255 / 16)
+    x = F.interpolate(grey, size=(16, 16), mode="bilinear").round().to(torch.uint8)
+    y = torch.from_numpy(digits.target).to(torch.int64)
+    train, test = split_halves(y, seed=0, fractions=(0.8, 0.2))
+    return ImageData("digits", x[train], y[train], x[test], y[test], num_classes=10, flip=False)
+
+
+def _torchvision(name: str, class_name: str, *, flip: bool) -> Callable[[Path, bool], ImageData]:
+    """A loader of one of torchvision's sets, which keep their images as arrays under ``data``."""
+
+    def load(root: Path, download: bool) -> ImageData:
+        from torchvision import datasets
+
+        make = getattr(datasets, class_name)
+        choices = [{"split": part} if name == "svhn" else {"train": part == "train"} for part in ("train", "test")]
+        try:
+            train, test = (make(str(root), download=download, **choice) for choice in choices)
+        except (RuntimeError, OSError) as error:
+            if download:
+                raise OSError(
+                    f"data set {name!r} could not be downloaded to {root} ({error}); check the network, or put the "
+                    "files there by hand."
+                ) from error
+            raise FileNotFoundError(
+                f"data set {name!r} is not in {root}; pass --download to fetch it, or point to the folder that has it."
+            ) from error
+        arrays = {}
+        for part, found in (("train", train), ("test", test)):
+            images = np.asarray(found.data)
+            # SVHN alone has its channels first and calls its targets labels.
+            arrays[f"x_{part}"] = images.transpose(0, 2, 3, 1) if name == "svhn" else images
+            arrays[f"y_{part}"] = np.asarray(found.labels if name == "svhn" else found.targets)
+        return ImageData.from_arrays(name, arrays, flip=flip)
+
+    return load
+
+
+DATA_SETS: dict[str, Callable[[Path, bool], ImageData]] = {
+    "digits": _digits,
+    "cifar10": _torchvision("cifar10", "CIFAR10", flip=True),
+    "cifar100": _torchvision("cifar100", "CIFAR100", flip=True),
+    "svhn": _torchvision("svhn", "SVHN", flip=False),
+    "mnist": _torchvision("mnist", "MNIST", flip=False),
+    "fashion_mnist": _torchvision("fashion_mnist", "FashionMNIST", flip=True),
+}
+
+
+def _npz(file: Path) -> ImageData:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; npz:FILE needs one made with numpy.savez.")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{file} is not an archive of plain arrays ({error}); make it with numpy.savez from uint8 images and "
+            "integer labels."
+        ) from error
+    return ImageData.from_arrays(f"npz:{file}", arrays)
+
+
+def _image_folder(path: Path) -> StreamedImages:
+    from torchvision.datasets import ImageFolder
+
+    test = next((path / part for part in ("val", "test") if (path / part).is_dir()), None)
+    if test is None or not (path / "train").is_dir():
+        raise FileNotFoundError(
+            f"imagefolder:{path} needs the folders {path / 'train'} and {path / 'val'} (or {path / 'test'}), each with "
+            "one sub-folder of images per class."
+        )
+    return StreamedImages(f"imagefolder:{path}", ImageFolder(str(path / "train")), ImageFolder(str(test)))
+
+
+def _from_function(module_name: str, function_name: str) -> Images:
+    spec = f"{module_name}:{function_name}"
+    # An installed command does not look for modules where it is started, unlike `python -m`.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"data set {spec!r}: there is no module {module_name!r}; start from the folder that has it, or choose one "
+            f"of {', '.join((*DATA_SETS, *_FORMS))}."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(
+            f"data set {spec!r}: {module_name} has no function {function_name!r}; define it without arguments, "
+            "returning an ImageData or a dict of x_train, y_train, x_test and y_test."
+        )
+    data: Any = function()
+    if isinstance(data, (ImageData, StreamedImages)):
+        return data
+    if isinstance(data, Mapping):
+        return ImageData.from_arrays(spec, data)
+    raise ValueError(
+        f"data set {spec!r} must return an ImageData or a dict of x_train, y_train, x_test and y_test, but returned "
+        f"{type(data).__name__}."
+    )

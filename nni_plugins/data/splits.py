@@ -1,0 +1,175 @@
+"""Which images train the weights, which the architecture, and the loaders of a search and of a retraining.
+
+BNAS-v2 (arXiv 2009.08886), as released: half of the training set trains the weights and half the architecture, both
+cropped with padding 4 and mirrored; on ImageNet 10 % and 2.5 % of each class.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from nni_plugins.data.images import ImageData
+from nni_plugins.data.loaders import EpochLoader, seeded
+from nni_plugins.data.streamed import StreamedImages
+
+Images: TypeAlias = ImageData | StreamedImages
+
+
+def split_halves(y: Tensor, *, seed: int, fractions: tuple[float, float] = (0.5, 0.5)) -> tuple[Tensor, Tensor]:
+    """Split a training set into two disjoint parts that hold the same share of every class.
+
+    Of the n images of a class, in a random order fixed by ``seed``, the first part gets the first
+    ``round(fractions[0] * n)`` and the second those that follow, up to ``round(sum(fractions) * n)``.
+
+    Parameters
+    ----------
+    y
+        Labels, (N,) int64.
+    seed
+        Non-negative seed of the split.
+    fractions
+        Share of each class in the two parts; (0.5, 0.5) for CIFAR, (0.10, 0.025) for ImageNet.
+
+    Returns
+    -------
+    tuple of Tensor
+        Indices for the weights and for the architecture, each sorted, int64 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If a fraction is not positive, if they sum to more than 1, or if a class is too small to be in both parts.
+    """
+    if min(fractions) <= 0 or sum(fractions) > 1:
+        raise ValueError(
+            f"fractions must be positive with a sum of at most 1, but are {fractions}; use (0.5, 0.5), say."
+        )
+    generator = seeded(seed)
+    y = y.cpu()
+    first, second = [], []
+    for label in y.unique().tolist():
+        members = (y == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        middle, end = (round(share * len(members)) for share in (fractions[0], sum(fractions)))
+        if not 0 < middle < end:
+            raise ValueError(
+                f"class {label} has too few training images ({len(members)}) for both parts of the split "
+                f"{fractions}; give it more images or raise the fractions."
+            )
+        first.append(members[:middle])
+        second.append(members[middle:end])
+    return torch.cat(first).sort().values, torch.cat(second).sort().values
+
+
+def search_loaders(
+    data: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    fractions: tuple[float, float] = (0.5, 0.5),
+    channels_last: bool = False,
+) -> tuple[EpochLoader, EpochLoader, EpochLoader]:
+    """Loaders of a bilevel search; the test set is not touched.
+
+    Parameters
+    ----------
+    data
+        The set to search on.
+    batch_size
+        Images per batch of every loader.
+    seed
+        Seed of the split, of the order and of the augmentation.
+    device
+        Where the batches come out.
+    fractions
+        Share of the training set for the weights and for the architecture.
+    channels_last
+        Memory format of the batches.
+
+    Returns
+    -------
+    train
+        The weights' part, augmented and shuffled, full batches only.
+    val_arch
+        The architecture's part, likewise, for the steps on alpha. It has exactly as many batches as ``train``, going
+        through its part more than once (in a new order each time) if that is smaller.
+    val_eval
+        The architecture's part, every image once and as it is, for the validation accuracy.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` exceeds a part, or as :func:`split_halves`.
+    """
+    parts = split_halves(data.y_train, seed=seed, fractions=fractions)
+    for purpose, part in zip(("weights", "architecture"), parts, strict=True):
+        _check_batch_size(batch_size, len(part), f"the {purpose} part of {data.name}'s training set")
+    data = data.to(device)
+    weights, architecture = parts
+    train = data.loader(
+        "train", training=True, indices=weights, batch_size=batch_size, seed=seed, channels_last=channels_last
+    )
+    val_arch = data.loader(
+        "train",
+        training=True,
+        indices=architecture,
+        batch_size=batch_size,
+        seed=seed + 1,  # not the draws of the weights' part
+        batches=len(train),
+        channels_last=channels_last,
+    )
+    val_eval = data.loader(
+        "train", training=False, indices=architecture, batch_size=batch_size, seed=seed, channels_last=channels_last
+    )
+    return train, val_arch, val_eval
+
+
+def retrain_loaders(
+    data: Images,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+    cutout: int = 0,
+    channels_last: bool = False,
+) -> tuple[EpochLoader, EpochLoader]:
+    """Loaders for training a found net on the whole training set and testing it.
+
+    Parameters
+    ----------
+    data, batch_size, seed, device, channels_last
+        As in :func:`search_loaders`.
+    cutout
+        Side of the square cut out of training images (16 on CIFAR-10); 0 for none.
+
+    Returns
+    -------
+    train
+        The training set, augmented and shuffled, full batches only (a rest of one image would break batch
+        normalisation).
+    test
+        The test set, every image once and as it is.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` exceeds the training set or ``cutout`` covers whole images.
+    """
+    _check_batch_size(batch_size, len(data.y_train), f"{data.name}'s training set")
+    data = data.to(device)
+    train = data.loader(
+        "train", training=True, batch_size=batch_size, seed=seed, cutout=cutout, channels_last=channels_last
+    )
+    test = data.loader("test", training=False, batch_size=batch_size, seed=seed, channels_last=channels_last)
+    return train, test
+
+
+def _check_batch_size(batch_size: int, images: int, part: str) -> None:
+    if batch_size > images:
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {images} images of {part}; lower it to {images} or less."
+        )

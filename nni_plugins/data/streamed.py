@@ -1,0 +1,197 @@
+"""Folders of images too large for memory: decoded and augmented by worker processes, normalised on the device.
+
+The augmentation is BNAS-v2's on ImageNet: a random resized crop to 224, mirroring, colour jitter 0.4/0.4/0.4/0.2; for
+evaluation the shorter side is resized to 8/7 of the size (256) and the centre is cut out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nni_plugins.data.augmentation import Augmentation
+from nni_plugins.data.loaders import EpochLoader, Normalise
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """A training and a test folder with one sub-folder per class; colour images, read when they are needed.
+
+    Parameters
+    ----------
+    name
+        What messages and reports call the set.
+    train, test
+        The folders as torchvision sees them, with the same classes.
+    image_size
+        Side of the images that are given out, in pixels.
+    workers
+        Worker processes per loader that is being read; 0 for none. It has no influence on the images.
+    device
+        Where the batches come out.
+    mean, std
+        Of each channel, in units of the full range [0, 1]; ImageNet's by default.
+
+    Raises
+    ------
+    ValueError
+        If the two folders do not have the same classes, or fewer than two.
+    """
+
+    name: str
+    train: ImageFolder
+    test: ImageFolder
+    image_size: int = 224
+    workers: int = field(default_factory=available_cpus)
+    device: torch.device | str = "cpu"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if odd := sorted(set(self.train.classes) ^ set(self.test.classes)):
+            raise ValueError(
+                f"{self.name}: the training and test folders must have the same class folders, but only one of them "
+                f"has {', '.join(odd[:5])}; add or remove these."
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"{self.name}: there must be at least 2 class folders, but there is {self.num_classes}.")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class folders."""
+        return len(self.train.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """3: images are converted to RGB."""
+        return 3
+
+    @property
+    def y_train(self) -> Tensor:
+        """Labels of the training images, (N,) int64."""
+        return torch.tensor(self.train.targets)
+
+    @property
+    def y_test(self) -> Tensor:
+        """Labels of the test images, (N,) int64."""
+        return torch.tensor(self.test.targets)
+
+    def to(self, device: torch.device | str) -> StreamedImages:
+        """The same set with batches that come out on ``device``."""
+        return replace(self, device=device)
+
+    def loader(
+        self,
+        part: Literal["train", "test"],
+        *,
+        training: bool,
+        batch_size: int,
+        seed: int,
+        indices: Tensor | None = None,
+        batches: int | None = None,
+        cutout: int = 0,
+        channels_last: bool = False,
+    ) -> StreamLoader:
+        """Batches of one part of the set; the parameters are those of :meth:`ImageData.loader`."""
+        from torchvision.transforms import v2
+
+        folder = self.train if part == "train" else self.test
+        if training:
+            steps: list[Callable[[Any], Any]] = [
+                v2.RandomResizedCrop(self.image_size, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
+            ]
+        else:
+            steps = [v2.Resize(self.image_size * 8 // 7, antialias=True), v2.CenterCrop(self.image_size)]
+        return StreamLoader(
+            _Transformed(folder, v2.Compose([*steps, v2.PILToTensor()])),
+            size=self.image_size,
+            indices=torch.arange(len(folder)) if indices is None else indices,
+            batch_size=batch_size,
+            training=training,
+            seed=seed,
+            batches=batches,
+            cutout=cutout,
+            workers=self.workers,
+            normalise=Normalise(self.mean, self.std, device=self.device, channels_last=channels_last),
+            device=self.device,
+        )
+
+
+class _Transformed(Dataset[tuple[Tensor, int]]):
+    """Decoded images, transformed with the random numbers that a seed of their own gives."""
+
+    def __init__(self, folder: ImageFolder, transform: Callable[[Any], Tensor]) -> None:
+        self._folder = folder
+        self._transform = transform
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = key
+        image, label = self._folder[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self._transform(image), label
+
+
+class StreamLoader(EpochLoader):
+    """Batches of a folder, made by worker processes; see :class:`EpochLoader` for the meaning of a pass.
+
+    Each image of a pass is transformed with a seed of its own, so the batches do not depend on the number of workers.
+    """
+
+    def __init__(
+        self,
+        dataset: _Transformed,
+        *,
+        size: int,
+        indices: Tensor,
+        batch_size: int,
+        training: bool,
+        seed: int,
+        batches: int | None,
+        cutout: int,
+        workers: int,
+        normalise: Normalise,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__(
+            len(indices), batch_size=batch_size, seed=seed, shuffle=training, drop_last=training, batches=batches
+        )
+        self._dataset = dataset
+        self._size = (size, size)
+        self._indices = indices.cpu()
+        self._workers = workers
+        self._cutout = Augmentation(crop_padding=0, flip=False, cutout=cutout)
+        self._normalise = normalise
+        self._device = torch.device(device)
+
+    def _pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        images = self._indices[self._order(generator)]
+        seeds = torch.randint(2**62, (len(images),), generator=generator)
+        draws = self._cutout.draw(len(images), self._size, generator).split(self.batch_size)
+        chunks = zip(images.split(self.batch_size), seeds.split(self.batch_size), strict=True)
+        batches = DataLoader(
+            self._dataset,
+            batch_sampler=[list(zip(rows.tolist(), own.tolist(), strict=True)) for rows, own in chunks],
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+            generator=generator,
+        )
+        for (pixels, labels), drawn in zip(batches, draws, strict=True):
+            x = self._normalise(pixels.to(self._device, non_blocking=True))
+            yield self._cutout.erase_(x, drawn.to(self._device)), labels.to(self._device, non_blocking=True)

@@ -1,0 +1,72 @@
+"""Genes of an NNI model space."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, Numerical
+from nni.mutable.annotation import MutableAnnotation
+
+from nni_plugins.tuners.encoding import TAIL, Choice, Encoding, Number, Subset, Variable
+
+_CELL_SLOT = re.compile(r"(?P<cell>.*)/(?P<part>input|op)_(?P<node>\d+)_(?P<slot>\d+)")
+
+
+def model_space_encoding(simplified: Mapping[str, LabeledMutable]) -> Encoding:
+    """Genes of what a model space's ``simplify()`` returns.
+
+    The choices of a cell come in the order of the paper: per node and slot first the input, then the operation.
+    Constraints have no genes; a sample that breaks one is found out when the model is frozen.
+
+    Raises
+    ------
+    ValueError
+        If the space is empty, has nothing to search, or holds a mutable of an unknown kind.
+    """
+    symbols = {name: m for name, m in simplified.items() if not isinstance(m, MutableAnnotation)}
+    return Encoding({name: _variable(name, symbols[name]) for name in sorted(symbols, key=_paper_order(symbols))})
+
+
+def _paper_order(names: Mapping[str, object]):  # type: ignore[no-untyped-def]
+    """Sort key: cells by first appearance, then node, slot, input before operation; all else where it stands."""
+    first: dict[str, int] = {}
+
+    def key(name: str) -> tuple[int, int, int, str]:
+        match = _CELL_SLOT.fullmatch(name)
+        return (
+            (first[match["cell"]], int(match["node"]), int(match["slot"]), match["part"])
+            if match
+            else (first[name], 0, 0, "")
+        )
+
+    for position, name in enumerate(names):
+        match = _CELL_SLOT.fullmatch(name)
+        first.setdefault(match["cell"] if match else name, position)
+    return key
+
+
+def _variable(name: str, mutable: LabeledMutable) -> Variable:
+    if isinstance(mutable, Categorical):
+        return Choice(tuple(mutable.values))
+    if isinstance(mutable, CategoricalMultiple):
+        if mutable.n_chosen == 1:
+            return Choice(tuple(mutable.values), as_list=True)
+        return Subset(tuple(mutable.values), mutable.n_chosen)
+    if isinstance(mutable, Numerical):
+        return _number(mutable)
+    raise ValueError(
+        f"{name!r} in the model space is a {type(mutable).__name__}, which has no genes; "
+        f"use Categorical, CategoricalMultiple or Numerical."
+    )
+
+
+def _number(mutable: Numerical) -> Number:
+    distribution = mutable.distribution
+    low_tail, high_tail = (0.0 if math.isfinite(distribution.ppf(end)) else TAIL for end in (0.0, 1.0))
+
+    def quantile(x: float) -> float:
+        return float(mutable.qclip(float(distribution.ppf(min(max(x, low_tail), 1 - high_tail)))))
+
+    return Number(quantile, lambda value: float(distribution.cdf(value)), mutable.low, mutable.high)

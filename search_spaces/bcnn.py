@@ -1,0 +1,213 @@
+"""The broad CNN of BNAS and BNAS-v2 (arXiv 2001.06679, 2009.08886).
+
+A few *broad* cells instead of a deep stack: each convolution block ends in a broad cell that halves the resolution
+and doubles the width; *enhancement* cells follow at the last resolution; and what enters every broad cell, together
+with every enhancement cell's output, goes through a small *knowledge embedding* straight to the classifier::
+
+    stem -> [deep ... deep broad] -> [deep ... deep broad] -> enhancement ... enhancement
+                        |                        |               |              |
+                        +------------------------+---------------+--------------+--> concat -> pool -> linear
+
+Deep and broad cells share one genotype, the *convolution* cell; the enhancement cells have their own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from nni.mutable import Sample
+from nni.nas.nn.pytorch import Cell, ModelSpace, model_context
+from nni.nas.space import current_model
+from torch import nn
+
+from .cells import InputPreprocessor, cell_operation
+from .layout import DARTS_OPERATIONS
+from .operations import factorized_reduce, relu_conv_bn
+
+Stem = Literal["cifar", "imagenet"]
+NODES = 4
+
+
+def _embedding(channels_in: int, channels_out: int, halvings: int) -> nn.Sequential:
+    """Knowledge embedding: ReLU-Conv1x1-BN, then one FactorizedReduce for every halving of the resolution."""
+    return nn.Sequential(
+        relu_conv_bn(channels_in, channels_out, affine=True),
+        *(factorized_reduce(channels_out, channels_out, affine=True) for _ in range(halvings)),
+    )
+
+
+class BCNN(ModelSpace):
+    """Broad CNN search space; frozen (or made inside ``model_context``) it is the evaluation network.
+
+    Parameters
+    ----------
+    num_classes, in_channels
+        Classes to tell apart and channels of the images.
+    stem
+        ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
+    channels
+        C: node width of the first block's deep cells. The stem has 3C channels (C in the ImageNet evaluation net).
+    blocks
+        Convolution blocks, at least 2; every block ends in one broad cell.
+    deep_cells
+        Deep cells of each block.
+    enhancement_cells
+        Enhancement cells after the last block, at least 1.
+    layers
+        Alternative to ``deep_cells``: the number of convolution-part cells, deep and broad, of all blocks together.
+    operations
+        Candidates of every edge, in the order of alpha.
+    drop_path
+        Probability of dropping an operation other than the identity for a sample; evaluation nets only.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit together.
+
+    Notes
+    -----
+    With two blocks the released code feeds the first enhancement cell's input 0 from block 1 alone; with more blocks
+    from the concatenation of all but the last.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        stem: Stem = "cifar",
+        channels: int = 16,
+        blocks: int = 2,
+        deep_cells: int = 0,
+        enhancement_cells: int = 1,
+        layers: int | None = None,
+        operations: tuple[str, ...] = DARTS_OPERATIONS,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if stem not in ("cifar", "imagenet"):
+            raise ValueError(f"stem must be cifar or imagenet, got {stem!r}.")
+        if blocks < 2 or enhancement_cells < 1 or deep_cells < 0:
+            raise ValueError(
+                "A broad CNN needs at least 2 blocks, 1 enhancement cell and 0 deep cells per block, "
+                f"got blocks={blocks}, enhancement_cells={enhancement_cells}, deep_cells={deep_cells}."
+            )
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels must be an even number of at least 2, got {channels}.")
+        if layers is None:
+            layers = blocks * (deep_cells + 1)
+        if layers % blocks or layers < blocks:
+            raise ValueError(
+                f"layers={layers} convolution cells cannot be shared evenly by {blocks} blocks; "
+                f"choose a multiple of {blocks}."
+            )
+        self._settings = dict(
+            num_classes=num_classes, in_channels=in_channels, stem=stem, channels=channels, blocks=blocks,
+            enhancement_cells=enhancement_cells, layers=layers, operations=tuple(operations), drop_path=drop_path,
+        )  # fmt: skip
+        search = current_model() is None
+        make_cell = partial(_make_cell, operations=tuple(operations), search=search, drop_path=drop_path)
+
+        previous_reduces = stem == "imagenet"
+        if stem == "cifar":
+            stem_width = 3 * channels
+            self.stem0 = nn.Sequential(
+                nn.Conv2d(in_channels, stem_width, 3, padding=1, bias=False), nn.BatchNorm2d(stem_width)
+            )
+            self.stem1: nn.Module | None = None
+        else:
+            stem_width = 3 * channels if search else channels
+            self.stem0 = nn.Sequential(
+                nn.Conv2d(in_channels, stem_width // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width // 2),
+                nn.ReLU(),
+                nn.Conv2d(stem_width // 2, stem_width, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width),
+            )  # fmt: skip
+            self.stem1 = nn.Sequential(
+                nn.ReLU(), nn.Conv2d(stem_width, stem_width, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width)
+            )
+
+        self.convolution_cells = nn.ModuleList()
+        self.convolution_to_pooling = nn.ModuleList()
+        self.convolution_to_enhancement = nn.ModuleList()
+        before, entering, width, pooled_width, enhancement_width = stem_width, stem_width, channels, 0, 0
+        for layer in range(layers):
+            block, broad = divmod(layer, layers // blocks)[0], (layer + 1) % (layers // blocks) == 0
+            later_broad_cells = blocks - 1 - block
+            if broad:
+                self.convolution_to_pooling.append(_embedding(entering, width, later_broad_cells + 1))
+                pooled_width += width
+                width *= 2
+            self.convolution_cells.append(
+                make_cell("convolution", (before, entering), width, reduces=broad, previous_reduces=previous_reduces)
+            )
+            before, entering, previous_reduces = entering, NODES * width, broad
+            if broad:
+                embedded = width if later_broad_cells else NODES * width
+                self.convolution_to_enhancement.append(_embedding(NODES * width, embedded, later_broad_cells))
+                enhancement_width += embedded if later_broad_cells else 0
+
+        self.enhancement_cells = nn.ModuleList()
+        self.enhancement_to_pooling = nn.ModuleList()
+        output_width = NODES * width
+        for cell in range(enhancement_cells):
+            first, last = cell == 0, cell == enhancement_cells - 1
+            inputs = (enhancement_width, output_width) if first else (output_width, output_width)
+            self.enhancement_cells.append(
+                make_cell("enhancement", inputs, width, reduces=False, previous_reduces=False)
+            )
+            embedded = output_width if last else width
+            self.enhancement_to_pooling.append(_embedding(output_width, embedded, 0))
+            pooled_width += embedded
+
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(pooled_width, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``."""
+        before = self.stem0(images)
+        entering = before if self.stem1 is None else self.stem1(before)
+        per_block = len(self.convolution_cells) // len(self.convolution_to_pooling)
+        pooled, enhancing = [], []
+        for layer, cell in enumerate(self.convolution_cells):
+            block, broad = layer // per_block, (layer + 1) % per_block == 0
+            if broad:
+                pooled.append(self.convolution_to_pooling[block](entering))
+            before, entering = entering, cell([before, entering])
+            if broad:
+                enhancing.append(self.convolution_to_enhancement[block](entering))
+
+        before, entering, last_broad = torch.cat(enhancing[:-1], 1), enhancing[-1], entering
+        for cell, embedding in zip(self.enhancement_cells, self.enhancement_to_pooling, strict=True):
+            output = cell([before, entering])
+            pooled.append(embedding(output))
+            before, entering = (last_broad if cell is self.enhancement_cells[0] else entering), output
+        return self.classifier(self.global_pooling(torch.cat(pooled, 1)).flatten(1))
+
+    def freeze(self, sample: Sample) -> BCNN:
+        """The evaluation network of ``sample``, freshly initialised, at this space's sizes."""
+        with model_context(sample):
+            return BCNN(**self._settings)  # type: ignore[arg-type]
+
+
+def _make_cell(
+    kind: str,
+    inputs: tuple[int, int],
+    width: int,
+    *,
+    reduces: bool,
+    previous_reduces: bool,
+    operations: tuple[str, ...],
+    search: bool,
+    drop_path: float,
+) -> Cell:
+    factory = partial(cell_operation, channels=width, reduces=reduces, search=search, drop_path=drop_path)
+    return Cell(
+        {name: partial(factory, op=name) for name in operations},
+        num_nodes=NODES,
+        num_ops_per_node=2,
+        num_predecessors=2,
+        preprocessor=InputPreprocessor(inputs, width, previous_reduces=previous_reduces, affine=not search),
+        label=kind,
+    )

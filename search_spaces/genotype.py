@@ -1,0 +1,263 @@
+"""The found architecture: which operations connect which nodes of each kind of cell.
+
+One immutable class and one file format serve every search space of this package and a user's own::
+
+    {
+      "format": 1,
+      "space": "bcnn",
+      "inputs": 2,
+      "cells": {"convolution": {"2": [["sep_conv_3x3", 1], ["sep_conv_3x3", 0]], "3": ...}, "enhancement": ...}
+    }
+
+A cell's inputs are nodes ``0 .. inputs - 1``; every further node sums its connections ``[operation, from node]``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from .layout import LAYOUTS, Layout
+
+FORMAT = 1
+
+
+class Connection(NamedTuple):
+    """One operation of a cell, applied to node ``input`` and added to the node that holds the connection."""
+
+    operation: str
+    input: int
+
+
+Node = tuple[Connection, ...]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """An architecture of one search space, validated when it is made.
+
+    Parameters
+    ----------
+    space
+        Name of the search space: one of :data:`search_spaces.LAYOUTS`, or ``module:function`` for a user's own.
+    cells
+        For each kind of cell its intermediate nodes in order, each a tuple of ``(operation, input)``.
+    choices
+        What a user's own space chooses outside of cells: label to value, as in NNI's sample.
+    num_inputs
+        Number of inputs of every cell.
+
+    Raises
+    ------
+    ValueError
+        If an operation, an input index or the shape does not belong to the space.
+    """
+
+    space: str
+    cells: Mapping[str, tuple[Node, ...]]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    num_inputs: int = 2
+
+    def __post_init__(self) -> None:
+        cells = {
+            kind: tuple(tuple(Connection(*connection) for connection in node) for node in nodes)
+            for kind, nodes in self.cells.items()
+        }
+        object.__setattr__(self, "cells", MappingProxyType(cells))
+        object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
+        for kind, index, node in self._nodes():
+            for operation, source in node:
+                if isinstance(source, bool) or not isinstance(source, int) or not 0 <= source < index:
+                    raise ValueError(
+                        f"Node {index} of the {kind} cell takes {operation} from input {source!r}; "
+                        f"expected a node index from 0 to {index - 1}."
+                    )
+        if self.space in LAYOUTS:
+            self._check(LAYOUTS[self.space])
+        elif ":" not in self.space:
+            raise ValueError(
+                f"Unknown search space {self.space!r} in the genotype; expected one of {', '.join(sorted(LAYOUTS))}, "
+                "or module:function for your own."
+            )
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Genotype, (self.space, dict(self.cells), dict(self.choices), self.num_inputs)
+
+    def _nodes(self) -> Iterator[tuple[str, int, Node]]:
+        """Every intermediate node as (kind of cell, node index, connections)."""
+        for kind, nodes in self.cells.items():
+            for index, node in enumerate(nodes, start=self.num_inputs):
+                yield kind, index, node
+
+    def _check(self, layout: Layout) -> None:
+        if set(self.cells) != set(layout.cells):
+            raise ValueError(
+                f"A genotype of the {self.space} space has the cells {', '.join(layout.cells)}; "
+                f"this one has {', '.join(self.cells) or 'none'}."
+            )
+        if self.num_inputs != layout.num_inputs:
+            raise ValueError(
+                f"A cell of the {self.space} space has {layout.num_inputs} inputs; this one has {self.num_inputs}."
+            )
+        for kind, nodes in self.cells.items():
+            if len(nodes) != layout.num_nodes:
+                raise ValueError(
+                    f"The {kind} cell of the {self.space} space has {layout.num_nodes} intermediate nodes; "
+                    f"this one has {len(nodes)}."
+                )
+        for kind, index, node in self._nodes():
+            layout.check_connections(self.space, kind, index, [source for _, source in node])
+            for operation, source in node:
+                valid = layout.operations_on(kind, source, index)
+                if operation not in valid:
+                    raise ValueError(
+                        f"Unknown operation {operation!r} in the {kind} cell of the {self.space} space "
+                        f"(edge {source} to {index}); expected one of {', '.join(valid)}."
+                    )
+
+    def to_sample(self) -> dict[str, Any]:
+        """NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
+        layout = LAYOUTS.get(self.space)
+        sample = dict(self.choices)
+        for kind, index, node in self._nodes():
+            if layout is not None and layout.connections == "every input":
+                sample |= {f"{kind}/{source}_{index}": operation for operation, source in node}
+            elif layout is not None and layout.connections == "any":
+                sample[f"{kind}/node_{index}"] = [f"{operation}:{source}" for operation, source in node]
+            else:
+                for slot, (operation, source) in enumerate(node):
+                    sample[f"{kind}/op_{index}_{slot}"] = operation
+                    sample[f"{kind}/input_{index}_{slot}"] = [source]
+        return sample
+
+    @classmethod
+    def from_sample(cls, sample: Mapping[str, Any], space: str) -> Genotype:
+        """Read the architecture from NNI's sample dict (the result of a strategy, a tuner or ``random()``).
+
+        Raises
+        ------
+        ValueError
+            If the sample does not describe an architecture of ``space``.
+        """
+        found: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
+        choices: dict[str, Any] = {}
+        layout = LAYOUTS.get(space)
+        for label, value in sample.items():
+            if match := re.fullmatch(r"(.+)/(op|input)_(\d+)_(\d+)", label):
+                kind, part, index, slot = match[1], match[2], int(match[3]), int(match[4])
+                if part == "input":
+                    (value,) = value if isinstance(value, (list, tuple)) else [value]
+                found.setdefault(kind, {}).setdefault(index, {}).setdefault(slot, {})[part] = value
+            elif layout is not None and (match := re.fullmatch(r"(.+)/(\d+)_(\d+)", label)):
+                kind, source, index = match[1], int(match[2]), int(match[3])
+                found.setdefault(kind, {}).setdefault(index, {})[source] = {"op": value, "input": source}
+            elif layout is not None and (match := re.fullmatch(r"(.+)/node_(\d+)", label)):
+                slots = [connection.rsplit(":", 1) for connection in value]
+                found.setdefault(match[1], {})[int(match[2])] = {
+                    slot: {"op": operation, "input": int(source)} for slot, (operation, source) in enumerate(slots)
+                }
+            else:
+                choices[label] = value
+        for kind, found_nodes in found.items():
+            for index, found_slots in found_nodes.items():
+                if any(set(slot) != {"op", "input"} for slot in found_slots.values()):
+                    raise ValueError(f"Node {index} of the {kind} cell needs both an operation and an input per slot.")
+        cells = {
+            kind: tuple(
+                tuple(Connection(slot["op"], int(slot["input"])) for _, slot in sorted(nodes[index].items()))
+                for index in sorted(nodes)
+            )
+            for kind, nodes in found.items()
+        }
+        first_nodes = {min(nodes) for nodes in found.values()} or {2}
+        return cls(space, cells, choices, num_inputs=min(first_nodes))
+
+    def to_json(self) -> str:
+        """The genotype as a text that a person can read, one line per node; also the file format."""
+        lines = ["{", f'  "format": {FORMAT},', f'  "space": {json.dumps(self.space)},']
+        lines.append(f'  "inputs": {self.num_inputs},')
+        if self.choices:
+            lines.append(f'  "choices": {json.dumps(dict(self.choices), sort_keys=True)},')
+        kinds = []
+        for kind in sorted(self.cells):
+            nodes = ",\n".join(
+                f'      "{index}": {json.dumps(node)}' for kind_, index, node in self._nodes() if kind_ == kind
+            )
+            kinds.append(f"    {json.dumps(kind)}: {{\n{nodes}\n    }}")
+        lines += ['  "cells": {', ",\n".join(kinds), "  }", "}"] if kinds else ['  "cells": {}', "}"]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "the genotype") -> Genotype:
+        """Read :meth:`to_json`'s text; ``source`` names it in error messages.
+
+        Raises
+        ------
+        ValueError
+            If the text is not JSON, has a newer format version or does not describe a valid architecture.
+        """
+        try:
+            content = json.loads(text)
+            version = content["format"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{source} is not a genotype file: expected JSON with the keys format, space, inputs and cells."
+            ) from None
+        if version != FORMAT:
+            raise ValueError(
+                f"{source} has format version {version!r}, this program reads version {FORMAT}; "
+                "update nni-plugins to read it."
+            )
+        try:
+            inputs = content["inputs"]
+            cells = {
+                kind: tuple(
+                    tuple(Connection(operation, node_input) for operation, node_input in nodes[str(index)])
+                    for index in range(inputs, inputs + len(nodes))
+                )
+                for kind, nodes in content["cells"].items()
+            }
+            return cls(content["space"], cells, content.get("choices", {}), num_inputs=inputs)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{source} is not a valid genotype: expected every cell to list its nodes, numbered from the number "
+                f"of inputs, as [operation, input] pairs ({error!r})."
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+    def save(self, path: str | Path) -> Path:
+        """Write the genotype to ``path`` atomically, replacing an older file only when all is written."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(self.to_json())
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Genotype:
+        """Read a genotype file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a valid genotype; the sentence names the file.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no genotype file at {path}; give the path of a genotype.json.")
+        return cls.from_json(path.read_text(), source=str(path))

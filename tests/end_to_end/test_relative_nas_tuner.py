@@ -1,0 +1,234 @@
+"""Real ``nnictl`` experiments with the RelativeNAS tuner, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from nni_plugins.tuners.relative_nas import RelativeNASTuner
+
+REPOSITORY = Path(__file__).parents[2]
+SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcd"}
+SETTINGS = {"population_size": 6, "seed": 3, "generations": 4, "optimize_mode": "maximize"}
+
+# Speaks to NNI's trial channel in its own words, as importing nni takes a trial seconds.
+TRIAL = '''
+import json, os, sys, time
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+def put(command):
+    header = {"Content-Type": "application/json"}
+    urlopen(Request(channel, data=json.dumps(command).encode(), method="PUT", headers=header))
+
+channel = os.environ["NNI_TRIAL_COMMAND_CHANNEL"]
+put({"type": "request_parameter"})
+reply = None
+while reply is None:
+    try:
+        reply = json.load(urlopen(channel))
+    except HTTPError as error:
+        if error.code != 408:
+            raise
+record = json.loads(reply["parameter"])
+digits = [record["parameters"][name] for name in "abcd"]
+time.sleep(float(sys.argv[1]))
+if sum(digits) % 4 == 0:
+    sys.exit("this candidate always fails")
+value = {"default": -sum((digit - 3) ** 2 for digit in digits) + digits[0] / 10, "digits": 4}
+metric = {"parameter_id": record["parameter_id"], "trial_job_id": os.environ["NNI_TRIAL_JOB_ID"],
+          "type": "FINAL", "sequence": 0, "value": json.dumps(value)}
+put({"type": "metric", "metric": json.dumps(metric)})
+'''
+
+RECORDING_TUNER = '''
+import json
+from pathlib import Path
+from nni_plugins.tuners.relative_nas import RelativeNASTuner
+
+class RecordingTuner(RelativeNASTuner):
+    """Leaves its population behind when the experiment is stopped."""
+
+    def __init__(self, record, **settings):
+        super().__init__(**settings)
+        self._record = Path(record)
+
+    def _on_exit(self):
+        record = {"generation": self.state.generation, "population": self.state.population.tolist(),
+                  "velocity": self.state.velocity.tolist()}
+        self._record.write_text(json.dumps(record))
+'''
+
+
+def score(parameters: dict[str, int]) -> float | None:
+    digits = [parameters[name] for name in "abcd"]
+    return None if sum(digits) % 4 == 0 else -sum((digit - 3) ** 2 for digit in digits) + digits[0] / 10
+
+
+def uninterrupted() -> RelativeNASTuner:
+    tuner = RelativeNASTuner(**SETTINGS)
+    tuner.update_search_space(SPACE)
+    parameter_id = 0
+    while not tuner.finished:
+        parameters = tuner.generate_parameters(parameter_id)
+        value = score(parameters)
+        if value is not None:
+            tuner.receive_trial_result(parameter_id, parameters, value)
+        tuner.trial_end(parameter_id, value is not None)
+        parameter_id += 1
+    return tuner
+
+
+class Experiment:
+    """An experiment in a folder of its own, driven as a user would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = ""
+        self.port = 0
+        self.environment = {
+            **os.environ,
+            "NNI_CONFIG_DIR": str(folder / "config"),
+            "HOME": str(folder),
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": "1",
+        }
+        (folder / "trial.py").write_text(TRIAL)
+        (folder / "recording_tuner.py").write_text(RECORDING_TUNER)
+
+    def nnictl(self, *arguments: str) -> str:
+        command = [str(Path(sys.executable).with_name("nnictl")), *arguments]
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def create(self, tuner: dict[str, Any], *, seconds: float = 0.0) -> None:
+        config = {
+            "experimentName": "relative_nas",
+            "experimentWorkingDirectory": str(self.folder / "experiments"),
+            "searchSpace": SPACE,
+            "trialCommand": f"{sys.executable} -S trial.py {seconds}",
+            "trialConcurrency": 3,
+            "maxTrialNumber": 60,
+            "tuner": tuner,
+            "trainingService": {"platform": "local"},
+        }
+        (self.folder / "config.yml").write_text(yaml.safe_dump(config))
+        self.start("create", "--config", "config.yml")
+
+    def resume(self) -> None:
+        self.start("resume", self.id)
+
+    def start(self, *command: str) -> None:
+        """Start NNI's manager, which gives the tuner ten seconds to import NNI: too few at times on a busy machine."""
+        for _ in range(4):
+            self.port = free_port()
+            output = self.nnictl(*command, "--port", str(self.port))
+            self.id = re.search(r"Experiment ID: (\w+)", re.sub(r"\x1b\[\d+m", "", output))[1]  # type: ignore[index]
+            self.wait(lambda: self.errors() or self.trials())
+            if not any("Tuner did not connect in 10 seconds" in error for error in self.errors()):
+                return
+            self.stop()
+        raise TimeoutError("this machine is too busy for NNI")
+
+    def errors(self) -> list[str]:
+        return self.rest("check-status")["errors"]
+
+    def stop(self) -> None:
+        if self.id:
+            self.nnictl("stop", self.id)
+
+    def rest(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://localhost:{self.port}/api/v1/nni/{path}", timeout=10) as reply:
+            return json.load(reply)
+
+    def trials(self, *statuses: str) -> list[dict[str, Any]]:
+        return [trial for trial in self.rest("trial-jobs") if not statuses or trial["status"] in statuses]
+
+    def wait(self, condition: Any, seconds: float = 90) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, self.logs()
+            time.sleep(0.3)
+
+    def logs(self) -> str:
+        folder = self.folder / "experiments" / self.id / "log"
+        return "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("*.log")))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Any:
+    experiment = Experiment(tmp_path)
+    try:
+        yield experiment
+    finally:
+        experiment.stop()
+
+
+def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninterrupted_one(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.json"
+    tuner = {
+        "className": "recording_tuner.RecordingTuner",
+        "codeDirectory": str(tmp_path),
+        "classArgs": {**SETTINGS, "record": str(record)},
+    }
+    experiment.create(tuner, seconds=0.7)
+    # In the middle of the second generation, after a failure, with trials running.
+    experiment.wait(lambda: len(experiment.trials("SUCCEEDED", "FAILED")) >= 7 and experiment.trials("FAILED"))
+    experiment.stop()
+    interrupted = json.loads(record.read_text())
+    assert 0 < interrupted["generation"] < SETTINGS["generations"]
+    record.unlink()
+
+    experiment.resume()
+    experiment.wait(lambda: "The search has ended after 4 generations." in experiment.logs())
+    experiment.stop()
+    experiment.id = ""
+
+    reference = uninterrupted().state
+    resumed = json.loads(record.read_text())
+    assert resumed["generation"] == reference.generation
+    np.testing.assert_array_equal(resumed["population"], reference.population)
+    np.testing.assert_array_equal(resumed["velocity"], reference.velocity)
+
+
+def test_an_experiment_whose_trials_all_fail_ends_with_the_reason(experiment: Experiment) -> None:
+    experiment.nnictl("algo", "register", "--meta", str(REPOSITORY / "nni_plugins" / "algorithms.yml"))
+    (experiment.folder / "trial.py").write_text("import sys; sys.exit('nothing runs here')")
+    experiment.create({"name": "RelativeNAS", "classArgs": {"population_size": 4}})
+    experiment.wait(lambda: experiment.rest("check-status")["status"] == "ERROR")
+    assert "Every trial of generation 1 failed" in experiment.logs()
+
+
+def test_a_wrong_setting_ends_the_experiment_with_the_reason(experiment: Experiment, tmp_path: Path) -> None:
+    tuner = {
+        "className": "nni_plugins.tuners.relative_nas.RelativeNASTuner",
+        "codeDirectory": str(tmp_path),
+        "classArgs": {"population_size": 5},
+    }
+    experiment.create(tuner)
+    experiment.wait(lambda: experiment.rest("check-status")["status"] == "ERROR")
+    assert "population_size must be an even number of at least 2" in experiment.logs()
