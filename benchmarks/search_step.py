@@ -1,0 +1,192 @@
+"""Time and memory of one search step (one architecture step and one weight step), ours beside NNI's DARTS.
+
+    python benchmarks/search_step.py                          # on the CPU
+    python benchmarks/search_step.py --precision bf16-mixed   # on a CUDA machine
+
+Every contender runs in a process of its own, in turn, for several rounds; same space, batch, evaluator and precision.
+Reported: median seconds of a step, and peak memory above what the process held before the first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+NNI = "NNI DARTS"
+
+CASES: dict[str, dict[str, Any]] = {
+    "darts": {
+        "title": "NNI hub's DARTS space, C=16, 8 cells, batch 16, 32x32",
+        "batch": 16,
+        "contenders": [NNI, "BNASD", "BNASv2PC"],
+    },
+    "bcnn": {
+        "title": "BCNN, C=16, batch 64, 32x32",
+        "batch": 64,
+        "contenders": [NNI, "BNASD", "BNASv2CLR", "BNASv2PC"],
+    },
+}
+
+
+def make_space(case: str) -> Any:
+    from nni.nas.hub.pytorch import DARTS as HubDARTS
+
+    from search_spaces import BCNN
+
+    return HubDARTS(width=16, num_cells=8, dataset="cifar") if case == "darts" else BCNN(channels=16)
+
+
+def make_strategy(name: str) -> Any:
+    import nni.nas.strategy
+
+    import nni_plugins
+
+    if name == NNI:
+        return nni.nas.strategy.DARTS(gradient_clip_val=5.0)
+    return getattr(nni_plugins, name)(warmup_epochs=0)
+
+
+def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, Any]:
+    """Run ``steps`` steps after two of warm-up; medians and peak."""
+    warnings.simplefilter("ignore")
+    import search_spaces  # noqa: F401, I001  before NNI's hub
+
+    import pytorch_lightning as pl
+    import torch
+    from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+
+    from nni_plugins.classifier import ImageClassifier
+    from nni_plugins.console import quiet_libraries
+    from nni_plugins.settings import SearchRecipe
+
+    quiet_libraries()
+    cuda = torch.cuda.is_available()
+    batch = CASES[case]["batch"]
+    torch.manual_seed(0)
+    images = torch.utils.data.TensorDataset(
+        torch.randn(batch * (steps + 2), 3, 32, 32), torch.randint(0, 10, (batch * (steps + 2),))
+    )
+
+    class Timer(pl.Callback):
+        seconds: list[float] = []  # noqa: RUF012  one process, one timer
+        before = 0.0
+
+        def on_train_start(self, *_: Any) -> None:
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+                self.before = torch.cuda.memory_allocated() / 2**20
+            else:
+                Path("/proc/self/clear_refs").write_text("5")  # resets the peak that the kernel keeps
+                self.before = resident("VmRSS")
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            self.started = self._now()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.seconds.append(self._now() - self.started)
+
+        def _now(self) -> float:
+            if cuda:
+                torch.cuda.synchronize()
+            return time.perf_counter()
+
+    strategy, timer = make_strategy(contender), Timer()
+    supernet = strategy.mutate_model(make_space(case))
+    trainer = Trainer(
+        max_epochs=1, accelerator="gpu" if cuda else "cpu", devices=1, precision=precision, callbacks=[timer],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0,
+    )  # fmt: skip
+    loader = DataLoader(images, batch_size=batch)
+    module = ImageClassifier(SearchRecipe(epochs=1, lr=0.025), 10)
+    strategy.mutate_evaluator(Lightning(module, trainer, loader, loader)).evaluate(supernet)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident("VmHWM")
+    return {
+        "seconds": statistics.median(timer.seconds[2:]),
+        "peak_mb": peak - timer.before,
+        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+
+
+def resident(field: str) -> float:
+    """A memory figure of this process in MB, from the kernel."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) / 1024
+
+
+def cpu_name() -> str:
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def compare(case: str, contenders: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every contender ``rounds`` times in turn; median of the medians, largest of the peaks."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+    for _ in range(arguments.rounds):
+        for name in contenders:
+            command = [sys.executable, __file__, "--one", case, name, "--steps", str(arguments.steps)]
+            done = subprocess.run(
+                [*command, "--precision", arguments.precision],
+                capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"{name} on {case} failed:\n{done.stderr}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{case}: {name} {runs[name][-1]['seconds']:.3f} s a step", file=sys.stderr, flush=True)
+    rows = []
+    for name, results in runs.items():
+        seconds = statistics.median(result["seconds"] for result in results)
+        rows.append({**results[0], "name": name, "seconds": seconds, "peak_mb": max(r["peak_mb"] for r in results)})
+    return rows
+
+
+def table(title: str, rows: list[dict[str, Any]], precision: str) -> str:
+    """Rows as Markdown, relative to the first."""
+    base = rows[0]
+    lines = [
+        f"{title}; {precision}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
+        "",
+        "| strategy | s/step | faster than NNI | peak MB | of NNI's peak |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        faster, share = base["seconds"] / row["seconds"], row["peak_mb"] / base["peak_mb"]
+        lines.append(f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['peak_mb']:.0f} | {share:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--contenders", nargs="+", help=f"strategies beside {NNI} (default: all of the case)")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--out", type=Path, help="Markdown file to write as well")
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(*arguments.one, arguments.steps, arguments.precision)))
+        return
+    tables = []
+    for case in arguments.cases:
+        chosen = [NNI, *(arguments.contenders or CASES[case]["contenders"][1:])]
+        tables.append(table(CASES[case]["title"], compare(case, chosen, arguments), arguments.precision))
+        print(tables[-1])
+    if arguments.out:
+        arguments.out.write_text("\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

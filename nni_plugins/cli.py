@@ -1,0 +1,228 @@
+"""The command ``nni-plugins``: search, retrain, export, check, draw, describe, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .console import complain, quiet_libraries
+
+if TYPE_CHECKING:
+    from .pipeline import Outcome
+
+DATA_HELP = (
+    "digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, imagefolder:PATH, npz:FILE, or module:function "
+    "for your own"
+)
+SET_HELP = (
+    "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
+    "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
+    "(net.channels=48); may be repeated"
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="nni-plugins",
+        description="Find, train, export and check convolutional networks with NAS methods for NNI.",
+        epilog="Start with: nni-plugins search --out exported/first",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    search = commands.add_parser(
+        "search",
+        help="search an architecture, retrain it, export it and check it",
+        description="The work of one NNI trial without NNI's manager. Interrupted, the same command goes on.",
+    )
+    search.add_argument("--strategy", default="bnas_v2_pc", help="search method (default: %(default)s)")
+    search.add_argument("--space", default="bcnn", help="search space, or module:function (default: %(default)s)")
+    _add_data(search)
+    _add_out(search)
+
+    retrain = commands.add_parser(
+        "retrain",
+        help="train the network of a genotype, export it and check it",
+        description="Train a published genotype or one from a file from scratch on the whole training set.",
+    )
+    retrain.add_argument("genotype", help="genotype.json, or the name of a published genotype")
+    _add_data(retrain)
+    _add_out(retrain)
+
+    export = commands.add_parser(
+        "export",
+        help="write the ONNX model of trained weights again",
+        description="From genotype.json and weights.safetensors of a result folder, make a new result folder.",
+    )
+    export.add_argument("folder", help="folder of an earlier result")
+    export.add_argument("--out", required=True, help="folder to make")
+    export.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    export.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
+
+    commands.add_parser(
+        "check",
+        help="check an exported model; needs neither torch nor NNI",
+        description="Run the deployment check of DIR from model.onnx and reference.npz alone.",
+        add_help=False,
+    )
+
+    draw = commands.add_parser(
+        "draw", help="draw the cells of a genotype as SVG", description="Draw the cells of a genotype as an SVG file."
+    )
+    draw.add_argument("genotype", help="genotype.json, or the name of a published genotype")
+    draw.add_argument("--out", default="cells.svg", help="file to write (default: %(default)s)")
+    draw.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+    describe = commands.add_parser(
+        "describe",
+        help="cells, parameters and multiply-adds of a genotype or a supernet",
+        description="Describe a genotype's evaluation network, or with --strategy the supernet of a search.",
+    )
+    describe.add_argument("genotype", nargs="?", help="genotype.json, or the name of a published genotype")
+    describe.add_argument("--space", default="bcnn", help="search space of the supernet (default: %(default)s)")
+    describe.add_argument("--strategy", help="describe the supernet of this strategy")
+    describe.add_argument("--dataset", default="cifar10", help="size of the evaluation network (default: %(default)s)")
+    describe.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=SET_HELP)
+    describe.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="check what usually breaks in the installation",
+        description="Check the installation; exit status 0 only when all is well.",
+    )
+    doctor.add_argument("--port", type=int, default=8080, help="port of NNI's web UI (default: %(default)s)")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="digits", help=f"{DATA_HELP} (default: %(default)s)")
+    parser.add_argument("--data-root", default="data", help="folder of torchvision's sets (default: %(default)s)")
+    parser.add_argument("--download", action="store_true", help="fetch a torchvision data set that is missing")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data split and data order")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=SET_HELP)
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="folder to make; checkpoints and logs go to OUT.run meanwhile")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if all is well, 1 if a check failed, 2 for a mistake in the command."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["check"]:  # a process of its own that imports neither torch nor NNI
+        from . import check
+
+        return check.main(words[1:])
+    arguments = build_parser().parse_args(words)
+    if arguments.command == "doctor":
+        from . import doctor
+
+        return doctor.main(arguments.port)
+    quiet_libraries()
+    from .strategies.bilevel_module import SearchDiverged
+
+    try:
+        return {
+            "search": _search,
+            "retrain": _retrain,
+            "export": _export,
+            "draw": _draw,
+            "describe": _describe,
+        }[arguments.command](arguments)
+    except (ValueError, OSError, SearchDiverged) as error:
+        return complain(error)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from .data import load_data
+    from .files import refuse_existing
+    from .pipeline import run
+    from .settings import Settings, parse_assignments
+
+    out = refuse_existing(arguments.out, force=arguments.force)
+    settings = Settings.of(
+        strategy=arguments.strategy,
+        space=arguments.space,
+        data=arguments.data,
+        seed=arguments.seed,
+        overrides=parse_assignments(arguments.set),
+    )
+    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    return _finish(run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from .data import load_data
+    from .describe import load_genotype
+    from .files import refuse_existing
+    from .pipeline import run_retraining
+    from .settings import Settings, parse_assignments
+
+    out = refuse_existing(arguments.out, force=arguments.force)
+    genotype = load_genotype(arguments.genotype)
+    settings = Settings.of(
+        space=genotype.space, data=arguments.data, seed=arguments.seed, overrides=parse_assignments(arguments.set)
+    )
+    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    return _finish(
+        run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force)
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .files import refuse_existing
+    from .pipeline import export_again
+
+    out = refuse_existing(arguments.out, force=arguments.force)
+    return _finish(
+        export_again(Path(arguments.folder), out=out, data_root=arguments.data_root, force=arguments.force)
+    )
+
+
+def _finish(outcome: Outcome) -> int:
+    from . import check
+
+    print(f"test accuracy {outcome.report['test_accuracy']:.2f} %, {outcome.report['parameters']:,} parameters")
+    print(f"the result lies in {outcome.folder}; nni-plugins check {outcome.folder} repeats the check below")
+    return check.main([str(outcome.folder)])
+
+
+def _draw(arguments: argparse.Namespace) -> int:
+    from .describe import load_genotype
+    from .drawing import draw_cells
+    from .files import refuse_existing
+
+    genotype = load_genotype(arguments.genotype)
+    path = refuse_existing(arguments.out, force=arguments.force)
+    draw_cells(genotype, path)
+    print(f"drawn to {path}")
+    return 0
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from .describe import describe_genotype, describe_supernet, load_genotype, print_description
+    from .settings import Settings, parse_assignments, parse_value
+
+    assignments = parse_assignments(arguments.set)
+    if arguments.strategy is not None:
+        settings = Settings.of(strategy=arguments.strategy, space=arguments.space, data="", overrides=assignments)
+        description = describe_supernet(settings)
+    elif arguments.genotype is None:
+        raise ValueError("Give a genotype (a file or a published name), or --strategy for a supernet.")
+    else:
+        sizes = {name.removeprefix("net."): parse_value(value) for name, value in assignments.items()}
+        description = describe_genotype(load_genotype(arguments.genotype), arguments.dataset, sizes)
+    if arguments.json:
+        print(json.dumps(description, indent=2))
+    else:
+        print_description(description)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

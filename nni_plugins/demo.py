@@ -1,0 +1,202 @@
+"""The main job in one command: a real ``nnictl`` experiment on the embedded digits, then a table of its trials.
+
+    python -m nni_plugins.demo            (what ``make demo`` runs)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .console import complain
+
+ENDED = {"SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"}
+SECONDS_TO_START = 120
+ATTEMPTS = 3
+
+
+class Experiment:
+    """A running NNI experiment, seen through its REST interface.
+
+    Parameters
+    ----------
+    port
+        Port of its web UI on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def get(self, path: str) -> Any:
+        """Content of ``/api/v1/nni/PATH``."""
+        with urllib.request.urlopen(f"http://localhost:{self.port}/api/v1/nni/{path}", timeout=20) as answer:
+            return json.load(answer)
+
+    def wait_until_up(self) -> dict[str, Any]:
+        """The experiment's profile, as soon as its manager answers.
+
+        Raises
+        ------
+        OSError
+            If it does not answer in time.
+        """
+        deadline = time.monotonic() + SECONDS_TO_START
+        while True:
+            try:
+                return self.get("experiment")
+            except (OSError, ValueError):
+                if time.monotonic() > deadline:
+                    raise OSError(
+                        f"NNI's manager does not answer on port {self.port}; run nni-plugins doctor to see why."
+                    ) from None
+                time.sleep(1)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials so far, in the order in which they started."""
+        return sorted(self.get("trial-jobs"), key=lambda trial: trial["sequenceId"])
+
+    def last_metrics(self, trial: dict[str, Any], kind: str) -> dict[str, Any]:
+        """The trial's newest metrics of ``kind``, ``PERIODICAL`` or ``FINAL``; empty if there are none."""
+        metrics = [m for m in self.get(f"metric-data/{trial['trialJobId']}") if m["type"] == kind]
+        if not metrics:
+            return {}
+        newest = max(metrics, key=lambda m: m["sequence"])
+        return json.loads(json.loads(newest["data"]))
+
+
+def follow(experiment: Experiment, expected: int) -> list[dict[str, Any]]:
+    """Show a bar and what each trial is doing until all ``expected`` trials have ended; returns them."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} trials"),
+        TimeElapsedColumn(),
+    ) as progress:  # fmt: skip
+        bar = progress.add_task("starting", total=expected)
+        while True:
+            trials = experiment.trials()
+            ended = [trial for trial in trials if trial["status"] in ENDED]
+            progress.update(bar, completed=len(ended), description=_activity(experiment, trials))
+            state = experiment.get("check-status")
+            if len(ended) >= expected or state["status"] in ("DONE", "ERROR", "STOPPED"):
+                return trials
+            time.sleep(2)
+
+
+def _activity(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> str:
+    running = [trial for trial in trials if trial["status"] == "RUNNING"]
+    if not running:
+        return "waiting"
+    parameters = _parameters(running[0])
+    accuracy = experiment.last_metrics(running[0], "PERIODICAL").get("default")
+    return f"{parameters['strategy']}: " + ("starting" if accuracy is None else f"search at {accuracy:.1f} %")
+
+
+def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(trial["hyperParameters"][0])["parameters"]
+
+
+def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
+    """A table of the trials, and the final metrics of those that succeeded, the best first."""
+    table = Table(title="Trials", title_justify="left")
+    for column in ("strategy", "seed", "status", "search acc. %", "test acc. %", "parameters", "latency ms", "parity"):
+        table.add_column(column, justify="left" if column in ("strategy", "status", "parity") else "right")
+    finals = []
+    for trial in trials:
+        parameters, final = _parameters(trial), experiment.last_metrics(trial, "FINAL")
+        row = [str(parameters["strategy"]), str(parameters["seed"]), trial["status"].lower()]
+        if final:
+            finals.append(final)
+            row += [
+                f"{final['search_accuracy']:.2f}",
+                f"{final['test_accuracy']:.2f}",
+                f"{final['parameters']:,}",
+                f"{final['onnx_latency_ms']:.2f}",
+                "passed" if final["deployment_passed"] else "FAILED",
+            ]
+        table.add_row(*row)
+    return table, sorted(finals, key=lambda final: -final["test_accuracy"])
+
+
+def free_port(first: int = 8080) -> int:
+    """The first port from ``first`` on that nothing listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("localhost", port)) != 0:
+                return port
+    raise OSError(f"All ports from {first} to {first + 99} are taken; stop an old experiment with nnictl stop --all.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the experiment of a configuration file and print its table; 0 if every trial succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m nni_plugins.demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", type=Path, default=Path("examples/bnas_v2.yml"), help="experiment to run")
+    parser.add_argument("--port", type=int, help="port of the web UI (default: the first free one from 8080 on)")
+    arguments = parser.parse_args(argv)
+    console = Console(highlight=False)
+    try:
+        if not arguments.config.is_file():
+            raise OSError(f"There is no {arguments.config}; start the demo in the repository's root.")
+        return _run(arguments.config, arguments.port or free_port(), console)
+    except OSError as error:
+        return complain(error)
+
+
+def _run(config: Path, port: int, console: Console) -> int:
+    nnictl = str(Path(sys.executable).with_name("nnictl"))
+    if not Path(nnictl).is_file():
+        nnictl = shutil.which("nnictl") or nnictl
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    # NNI gives its tuner ten seconds to start; the first import after an installation takes longer than that.
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "import nni.__main__"], check=False, capture_output=True)
+    experiment = Experiment(port)
+    for _ in range(ATTEMPTS):
+        created = subprocess.run(
+            [nnictl, "create", "--config", str(config), "--port", str(port)],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if created.returncode:
+            raise OSError(f"nnictl create failed: {(created.stderr or created.stdout).strip().splitlines()[-1]}")
+        profile = experiment.wait_until_up()
+        identity = profile["id"]
+        console.print(f"Experiment {identity}; NNI's web UI shows it at http://localhost:{port}")
+        try:
+            trials = follow(experiment, profile["params"]["maxTrialNumber"])
+            table, finals = summary(experiment, trials)
+        finally:
+            subprocess.run([nnictl, "stop", identity], env=environment, capture_output=True, check=False)
+        if trials:
+            break
+        console.print("The experiment ended before its first trial, as it does when the tuner starts too slowly.")
+    else:
+        raise OSError(f"No trial was started; see ~/nni-experiments/{identity}/log, and run nni-plugins doctor.")
+    console.print(table)
+    if finals:
+        console.print(f"The best model lies in {finals[0]['folder']}: open cells.svg and README.md's part on exported/.")
+    console.print(f"To see the web UI again: {_shown(nnictl)} view {identity} --port {port}")
+    failed = len(trials) - len(finals)
+    if failed:
+        console.print(f"{failed} of {len(trials)} trials failed; their logs: nnictl log trial {identity}")
+    return int(failed > 0 or any(not final["deployment_passed"] for final in finals))
+
+
+def _shown(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+if __name__ == "__main__":
+    sys.exit(main())

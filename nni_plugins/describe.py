@@ -1,0 +1,106 @@
+"""What a genotype or a supernet is made of: cells, parameters, multiply-adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search_spaces import Genotype, published, published_names
+from search_spaces.evaluation import DATASETS, NETWORKS, evaluation_net
+
+from .registry import make_space
+from .retrain import count_multiply_adds, count_parameters
+from .settings import Settings
+from .supernet.architecture import CellArchitecture, ChoiceArchitecture
+
+IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
+
+
+def load_genotype(name: str) -> Genotype:
+    """A genotype from a file, or a published one by name.
+
+    Raises
+    ------
+    ValueError
+        If it is neither; the sentence lists the published names.
+    """
+    if name in published_names():
+        return published(name)
+    if not Path(name).is_file():
+        raise ValueError(
+            f"{name!r} is neither a genotype file nor a published genotype; the published ones are "
+            f"{', '.join(published_names())}."
+        )
+    return Genotype.load(name)
+
+
+def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Cells, parameters and multiply-adds of the evaluation network, as JSON values.
+
+    Raises
+    ------
+    ValueError
+        If the data set or a size is not known.
+    """
+    description: dict[str, Any] = {
+        "space": genotype.space,
+        "cells": {
+            kind: {str(index): [list(connection) for connection in node] for index, node in enumerate(nodes, 2)}
+            for kind, nodes in genotype.cells.items()
+        },
+    }
+    if genotype.space in NETWORKS:
+        net = evaluation_net(genotype, dataset, **sizes)
+        images = DATASETS[dataset]
+        size = IMAGE_SIZES[sizes.get("stem", images.stem)]
+        description |= {
+            "dataset": dataset,
+            "image_size": size,
+            "parameters": count_parameters(net),
+            "multiply_adds": count_multiply_adds(net, sizes.get("in_channels", images.in_channels), size),
+        }
+    return description
+
+
+def describe_supernet(settings: Settings) -> dict[str, Any]:
+    """Weights, architecture parameters and multiply-adds of a supernet on 32x32 images, as JSON values."""
+    strategy = settings.make_strategy()
+    arguments = {"num_classes": 10, "in_channels": 3, **settings.space_arguments}
+    supernet = strategy.mutate_model(make_space(settings.space, **arguments))
+    found = [m for m in supernet.modules() if isinstance(m, (CellArchitecture, ChoiceArchitecture))]
+    architectures = {architecture.label: architecture for architecture in found}
+    per_label = {label: count_parameters(architecture) for label, architecture in architectures.items()}
+    weights = count_parameters(supernet) - sum(per_label.values())
+    return {
+        "space": settings.space,
+        "strategy": settings.strategy,
+        "weights": weights,
+        "trainable_weights": weights - sum(p.numel() for p in supernet.parameters() if not p.requires_grad),
+        "architecture_parameters": per_label,
+        "image_size": IMAGE_SIZES[arguments.get("stem", "cifar")],
+        "multiply_adds": count_multiply_adds(
+            supernet, arguments["in_channels"], IMAGE_SIZES[arguments.get("stem", "cifar")]
+        ),
+    }
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """A description as tables for a person."""
+    console = Console()
+    for kind, nodes in description.get("cells", {}).items():
+        table = Table("node", "connections", title=f"{kind} cell", title_justify="left")
+        for index, connections in nodes.items():
+            table.add_row(index, ", ".join(f"{operation}({source})" for operation, source in connections))
+        console.print(table)
+    for name, value in description.items():
+        if name != "cells":
+            console.print(f"{name.replace('_', ' ')}: {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(part)}" for name, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,91 @@
+"""What a person and NNI see of a run while it goes on: one dict and one line an epoch."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+EpochMetrics = dict[str, Any]
+
+
+class EpochReport(pl.Callback):
+    """Collect each epoch's metrics, keep them as history, log them, print a line and pass them on.
+
+    Parameters
+    ----------
+    measure
+        From the Lightning module to the metrics of the epoch that ends.
+    on_epoch
+        Called with those metrics; this is where a trial reports to NNI.
+    stage
+        Word at the start of the line: ``search`` or ``retrain``.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[pl.LightningModule], EpochMetrics],
+        on_epoch: Callable[[EpochMetrics], None] | None = None,
+        stage: str = "search",
+    ) -> None:
+        self.history: list[EpochMetrics] = []
+        self._measure = measure
+        self._on_epoch = on_epoch
+        self._stage = stage
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = time.perf_counter() - self._started
+        metrics = {
+            "epoch": trainer.current_epoch,
+            **self._measure(pl_module),
+            "seconds": seconds,
+            "memory_mb": peak_memory_mb(),
+        }
+        self.history.append(metrics)
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step=trainer.current_epoch)
+        left = seconds * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
+        print(_line(self._stage, trainer, numbers, left), flush=True)
+        if self._on_epoch is not None:
+            self._on_epoch(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = list(state_dict["history"])
+
+
+def _line(stage: str, trainer: pl.Trainer, numbers: EpochMetrics, left: float) -> str:
+    shown = {name: value for name, value in numbers.items() if name not in ("epoch", "memory_mb")}
+    values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    return f"{stage} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  left {_duration(left)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def peak_memory_mb() -> float:
+    """Largest memory so far in MB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    per_unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit / 2**20
+
+
+def show_bar() -> bool:
+    """Whether a progress bar helps: on a terminal, not in a log file."""
+    return sys.stderr.isatty()

@@ -1,0 +1,54 @@
+"""Every example is valid; the first one, which ``make demo`` runs, is run for real."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nni.experiment.config import ExperimentConfig
+
+from nni_plugins import trial
+from nni_plugins.demo import main as demo
+
+from .experiment import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))
+TRIAL = "nni_plugins.trial"
+
+
+def combinations(space: dict[str, Any]) -> list[dict[str, Any]]:
+    """One parameter dict for every value of every choice, the other choices at their first."""
+    first = {name: each["_value"][0] for name, each in space.items()}
+    return [first | {name: value} for name, each in space.items() for value in each["_value"]]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_accepted_by_nni(path: Path) -> None:
+    config = ExperimentConfig.load(path).canonical_copy()
+    assert config.max_trial_number, "without maxTrialNumber NNI goes on for ever"
+    assert Path(config.trial_code_directory) == ROOT
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_trial_of_an_example_has_valid_settings(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    words = shlex.split(content["trialCommand"])
+    if TRIAL not in words:
+        pytest.skip("not a search trial")
+    arguments = trial.build_parser().parse_args(words[words.index(TRIAL) + 1 :])
+    for parameters in combinations(content["searchSpace"]):
+        settings = trial.settings_of(parameters, arguments)
+        assert settings.strategy == parameters.get("strategy", arguments.strategy)
+
+
+def test_the_demo_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert demo([]) == 0
+    output = capsys.readouterr().out
+    for strategy in ("bnas_d", "bnas_v2_clr", "bnas_v2_pc"):
+        assert strategy in output
+    assert output.count("passed") == 3
+    assert "nnictl view" in output

@@ -1,0 +1,95 @@
+"""Real experiments over ``python -m nni_plugins.trial``: credit, metrics, stop and resume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nni_plugins import check
+from search_spaces import Genotype
+
+from .experiment import ROOT, all_ended, nnictl, running, wait, write_config
+
+TINY = (
+    "--set epochs=3 --set batch_size=16 --set space.channels=4 --set retrain.epochs=1 --set retrain.batch_size=16 "
+    "--set retrain.cutout=0 --set net.channels=4 --set net.deep_cells=0 --set net.enhancement_cells=1"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two classes of 8x8 images, bright and dark."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split, number in (("train", 128), ("test", 64)):
+        labels = np.arange(number) % 2
+        arrays[f"x_{split}"] = (rng.integers(0, 90, (number, 8, 8)) + 150 * labels[:, None, None]).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **arrays)
+    return f"npz:{path}"
+
+
+def config(folder: Path, data: str, seeds: list[int], concurrency: int) -> Path:
+    return write_config(
+        folder,
+        {
+            "searchSpace": {
+                "strategy": {"_type": "choice", "_value": ["bnas_d", "bnas_v2_pc"]},
+                "seed": {"_type": "choice", "_value": seeds},
+            },
+            "trialCommand": f"{sys.executable} -W ignore -m nni_plugins.trial --data {data} --exported {folder}/exported {TINY}",
+            "trialCodeDirectory": str(ROOT),
+            "trialConcurrency": concurrency,
+            "maxTrialNumber": 2 * len(seeds),
+            "tuner": {"name": "GridSearch"},
+            "trainingService": {"platform": "local"},
+        },
+    )
+
+
+def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, data: str) -> None:
+    with running(config(tmp_path, data, seeds=[5], concurrency=2)) as (experiment, identity):
+        trials = wait(experiment, all_ended(2))
+        assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
+        assert sorted(json.loads(t["hyperParameters"][0])["parameter_id"] for t in trials) == [0, 1]
+        for trial in trials:
+            sent = json.loads(trial["hyperParameters"][0])
+            metrics = experiment.get(f"metric-data/{trial['trialJobId']}")
+            assert {m["parameterId"] for m in metrics} == {str(sent["parameter_id"])}
+            folder = tmp_path / "exported" / f"{identity}-{trial['trialJobId']}"
+            report = json.loads((folder / "report.json").read_text())
+            assert report["settings"]["strategy"] == sent["parameters"]["strategy"]
+            assert report["seed"] == 5
+
+            epochs = [json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"]
+            assert [e["default"] for e in epochs] == [e["default"] for e in report["search_history"]]
+            assert all(set(e) == set(epochs[0]) for e in epochs)
+            final = experiment.last_metrics(trial, "FINAL")
+            assert final["default"] == report["test_accuracy"] == pytest.approx(report["deployment"]["test_accuracy"])
+            assert Genotype.from_json(final["genotype"]) == Genotype.load(folder / "genotype.json")
+            assert final["parameters"] == report["parameters"] and final["deployment_passed"] == 1
+            assert check.main([str(folder)]) == 0
+            events = list((tmp_path / "nni").rglob(f"trials/{trial['trialJobId']}/tensorboard/**/events.*"))
+            assert events, "TensorBoard logs lie where NNI looks for them"
+
+
+def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, data: str) -> None:
+    path = config(tmp_path, data, seeds=[7], concurrency=1)
+    with running(path) as (experiment, identity):
+        wait(experiment, lambda trials: bool(trials) and bool(experiment.last_metrics(trials[0], "PERIODICAL")))
+        trial = experiment.trials()[0]["trialJobId"]
+        nnictl("stop", identity)
+        left = list((tmp_path / "nni").rglob(f"trials/{trial}/search/epoch-*.ckpt"))
+        assert left, "the interrupted trial left a checkpoint"
+        nnictl("resume", identity, "--port", str(experiment.port), "--experiment_dir", str(tmp_path / "nni"))
+        experiment.wait_until_up()
+        trials = wait(experiment, all_ended(2))
+        assert [t["status"] for t in trials] == ["SUCCEEDED"] * 2
+    report = json.loads((tmp_path / "exported" / f"{identity}-{trial}" / "report.json").read_text())
+    assert [epoch["epoch"] for epoch in report["search_history"]] == [0, 1, 2]

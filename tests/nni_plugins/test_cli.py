@@ -1,0 +1,129 @@
+"""The command line: what it prints for programs, and one sentence with the fix for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nni_plugins.cli import build_parser, main
+
+
+def test_describe_a_published_genotype(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "bnas_v2_clr_v1", "--json"]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["parameters"] == 3_338_074
+    assert description["cells"]["convolution"]["2"] == [["sep_conv_3x3", 1], ["sep_conv_3x3", 0]]
+    assert main(["describe", "bnas_v2_clr_v1", "--set", "net.channels=24"]) == 0
+    assert "sep_conv_3x3(1)" in capsys.readouterr().out
+
+
+def test_describe_a_supernet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--space", "bcnn", "--strategy", "bnas_v2_pc", "--json"]) == 0
+    description = json.loads(capsys.readouterr().out)
+    assert description["weights"] == 289_242
+    assert description["architecture_parameters"] == {"convolution": 14 * 8 + 14, "enhancement": 14 * 8 + 14}
+
+
+def test_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "cells.svg"
+    assert main(["draw", "bnas_v2_pc_v1", "--out", str(target)]) == 0
+    assert target.read_text().startswith("<")
+    assert main(["draw", "bnas_v2_pc_v1", "--out", str(target)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_every_command_has_help_that_says_what_it_does() -> None:
+    parser = build_parser()
+    commands = next(action for action in parser._actions if action.dest == "command").choices
+    assert set(commands) >= {"search", "retrain", "export", "check", "draw", "describe", "doctor"}
+    for name, command in commands.items():
+        assert command.description, name
+        for action in command._actions:
+            assert action.help, (name, action.dest)
+
+
+def test_check_imports_neither_torch_nor_nni(tmp_path: Path) -> None:
+    code = (
+        "import sys; from nni_plugins.cli import main; status = main(['check', sys.argv[1]]); "
+        "assert not {'torch', 'nni'} & set(sys.modules), 'heavy imports'; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "model.onnx" in done.stdout
+
+
+@pytest.fixture
+def bad_arrays(tmp_path: Path) -> Path:
+    good = {
+        "x_train": np.zeros((8, 8, 8), np.uint8), "y_train": np.arange(8) % 2,
+        "x_test": np.zeros((4, 8, 8), np.uint8), "y_test": np.arange(4) % 2,
+    }  # fmt: skip
+    np.savez(tmp_path / "missing.npz", **{k: v for k, v in good.items() if k != "y_test"})
+    np.savez(tmp_path / "float.npz", **{**good, "x_train": good["x_train"].astype(np.float32)})
+    np.savez(tmp_path / "labels.npz", **{**good, "y_test": np.array([0, 1, 2, 5])})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--strategy", "dart"], "Unknown strategy 'dart'; expected one of bnas_d"),
+        (["--space", "bcn"], "Unknown search space 'bcn'; expected one of bcnn"),
+        (["--space", "no.such:thing"], "cannot be imported"),
+        (["--data", "digit"], "digits"),
+        (["--data", "cifar10"], "--download"),
+        (["--data", "npz:{arrays}/missing.npz"], "y_test"),
+        (["--data", "npz:{arrays}/float.npz"], "uint8"),
+        (["--data", "npz:{arrays}/labels.npz"], "label"),
+        (["--set", "epoch=3"], "has no setting 'epoch'; expected one of"),
+        (["--set", "channels=PartialChannels(fraction=3)"], "K=3 do not divide"),
+        (["--set", "space.layers=3"], "choose a multiple of 2"),
+        (["--set", "space.depth=3"], "does not take these arguments"),
+        (["--set", "batch_size=100000"], "batch"),
+        (["--set", "epochs"], "write --set NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    words: list[str], expected: str, tmp_path: Path, bad_arrays: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "result"
+    words = [word.format(arrays=bad_arrays) for word in words]
+    assert main(["search", "--out", str(out), "--data-root", str(tmp_path / "none"), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("nni-plugins: ") and expected in error and "\n" not in error
+    assert not out.exists()
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
+    for words in (["search"], ["retrain", "bnas_v2_clr_v1"], ["export", str(tmp_path)]):
+        assert main([*words, "--out", str(tmp_path)]) == 2
+        assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "kept.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"format": 9}', "format version 9"),
+        ('{"format": 1, "space": "bcnn", "inputs": 2, "cells": {"convolution": {"2": [["conv_9x9", 0], ["none", 1]]}}}',
+         "bcnn"),
+        ("cells", "is not a genotype file"),
+    ],
+)  # fmt: skip
+def test_a_bad_genotype_file(content: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "genotype.json"
+    path.write_text(content)
+    assert main(["describe", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and str(path) in error
+
+
+def test_describe_lists_published_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "nothing"]) == 2
+    assert "bnas_v2_clr_v1, bnas_v2_clr_v2" in capsys.readouterr().err
