@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "darts": {
         "title": "NNI hub's DARTS space, C=16, 8 cells, batch 16, 32x32",
         "batch": 16,
-        "contenders": [NNI, "BNASD", "BNASv2PC"],
+        "contenders": [NNI, "FirstOrderDARTS", "PCDARTS", "RFDARTS", "RFPCDARTS", "EnTranNAS"],
     },
     "bcnn": {
         "title": "BCNN, C=16, batch 64, 32x32",
@@ -126,7 +126,8 @@ def resident(field: str) -> float:
 
 
 def cpu_name() -> str:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     return names[0] if names else platform.machine()
 
 

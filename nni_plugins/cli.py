@@ -18,6 +18,7 @@ DATA_HELP = (
     "digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, imagefolder:PATH, npz:FILE, or module:function "
     "for your own"
 )
+GENOTYPE_HELP = "genotype.json, a result folder, the name of a published genotype, or a NAS-Bench-201 string"
 SET_HELP = (
     "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
     "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
@@ -49,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="train the network of a genotype, export it and check it",
         description="Train a published genotype or one from a file from scratch on the whole training set.",
     )
-    retrain.add_argument("genotype", help="genotype.json, or the name of a published genotype")
+    retrain.add_argument("genotype", help=GENOTYPE_HELP)
+    retrain.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
     _add_data(retrain)
     _add_out(retrain)
 
@@ -73,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     draw = commands.add_parser(
         "draw", help="draw the cells of a genotype as SVG", description="Draw the cells of a genotype as an SVG file."
     )
-    draw.add_argument("genotype", help="genotype.json, or the name of a published genotype")
+    draw.add_argument("genotype", help=GENOTYPE_HELP)
     draw.add_argument("--out", default="cells.svg", help="file to write (default: %(default)s)")
     draw.add_argument("--force", action="store_true", help="replace the file if it exists")
 
@@ -82,12 +84,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="cells, parameters and multiply-adds of a genotype or a supernet",
         description="Describe a genotype's evaluation network, or with --strategy the supernet of a search.",
     )
-    describe.add_argument("genotype", nargs="?", help="genotype.json, or the name of a published genotype")
+    describe.add_argument("genotype", nargs="?", help=GENOTYPE_HELP)
     describe.add_argument("--space", default="bcnn", help="search space of the supernet (default: %(default)s)")
     describe.add_argument("--strategy", help="describe the supernet of this strategy")
     describe.add_argument("--dataset", default="cifar10", help="size of the evaluation network (default: %(default)s)")
     describe.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=SET_HELP)
     describe.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    score = commands.add_parser(
+        "score",
+        help="look a NAS-Bench-201 cell up in a table",
+        description="Test accuracies of a NAS-Bench-201 cell on three data sets, and its rank among all cells.",
+    )
+    score.add_argument("genotype", help=GENOTYPE_HELP)
+    score.add_argument("--table", required=True, help=".npz file, or nni for NNI's own benchmark database")
+    score.add_argument("--json", action="store_true", help="print JSON for programs")
 
     doctor = commands.add_parser(
         "doctor",
@@ -133,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "export": _export,
             "draw": _draw,
             "describe": _describe,
+            "score": _score,
         }[arguments.command](arguments)
     except (ValueError, OSError, SearchDiverged) as error:
         return complain(error)
@@ -164,7 +176,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     from .settings import Settings, parse_assignments
 
     out = refuse_existing(arguments.out, force=arguments.force)
-    genotype = load_genotype(arguments.genotype)
+    genotype = load_genotype(arguments.genotype, arguments.epoch)
     settings = Settings.of(
         space=genotype.space, data=arguments.data, seed=arguments.seed, overrides=parse_assignments(arguments.set)
     )
@@ -201,6 +213,19 @@ def _draw(arguments: argparse.Namespace) -> int:
     path = refuse_existing(arguments.out, force=arguments.force)
     draw_cells(genotype, path)
     print(f"drawn to {path}")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from .describe import load_genotype, print_description
+    from .table import Table, score
+
+    table = Table.from_nni() if arguments.table == "nni" else Table.load(arguments.table)
+    found = score(load_genotype(arguments.genotype), table).to_dict()
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_description(found)
     return 0
 
 

@@ -26,6 +26,7 @@ from rich.table import Table
 from .console import complain
 
 ENDED = {"SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"}
+OVER = {"DONE", "ERROR", "STOPPED"}
 SECONDS_TO_START = 120
 ATTEMPTS = 3
 
@@ -66,6 +67,17 @@ class Experiment:
                     ) from None
                 time.sleep(1)
 
+    def begins(self) -> bool:
+        """Wait for the first trial; False if there will be none, because the tuner started too slowly for NNI."""
+        try:
+            while not self.trials():
+                if self.get("check-status")["status"] in OVER:
+                    return False
+                time.sleep(1)
+        except OSError:  # the manager has given up and gone
+            return False
+        return True
+
     def trials(self) -> list[dict[str, Any]]:
         """All trials so far, in the order in which they started."""
         return sorted(self.get("trial-jobs"), key=lambda trial: trial["sequenceId"])
@@ -90,8 +102,7 @@ def follow(experiment: Experiment, expected: int) -> list[dict[str, Any]]:
             trials = experiment.trials()
             ended = [trial for trial in trials if trial["status"] in ENDED]
             progress.update(bar, completed=len(ended), description=_activity(experiment, trials))
-            state = experiment.get("check-status")
-            if len(ended) >= expected or state["status"] in ("DONE", "ERROR", "STOPPED"):
+            if len(ended) >= expected or experiment.get("check-status")["status"] in OVER:
                 return trials
             time.sleep(2)
 
@@ -174,18 +185,18 @@ def _run(config: Path, port: int, console: Console) -> int:
         identity = profile["id"]
         console.print(f"Experiment {identity}; NNI's web UI shows it at http://localhost:{port}")
         try:
-            trials = follow(experiment, profile["params"]["maxTrialNumber"])
-            table, finals = summary(experiment, trials)
+            if experiment.begins():
+                trials = follow(experiment, profile["params"]["maxTrialNumber"])
+                table, finals = summary(experiment, trials)
+                break
         finally:
             subprocess.run([nnictl, "stop", identity], env=environment, capture_output=True, check=False)
-        if trials:
-            break
         console.print("The experiment ended before its first trial, as it does when the tuner starts too slowly.")
     else:
         raise OSError(f"No trial was started; see ~/nni-experiments/{identity}/log, and run nni-plugins doctor.")
     console.print(table)
     if finals:
-        console.print(f"The best model lies in {finals[0]['folder']}: open cells.svg and README.md's part on exported/.")
+        console.print(f"The best model lies in {finals[0]['folder']}; exported/README.md says what each file is.")
     console.print(f"To see the web UI again: {_shown(nnictl)} view {identity} --port {port}")
     failed = len(trials) - len(finals)
     if failed:

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from search_spaces import Genotype, published, published_names
+from search_spaces import Genotype, from_architecture_string, published, published_names
 from search_spaces.evaluation import DATASETS, NETWORKS, evaluation_net
 
 from .registry import make_space
 from .retrain import count_multiply_adds, count_parameters
 from .settings import Settings
 from .supernet.architecture import CellArchitecture, ChoiceArchitecture
+from .watch import genotype_of_epoch
 
 IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
 
 
-def load_genotype(name: str) -> Genotype:
-    """A genotype from a file, or a published one by name.
+def load_genotype(name: str, epoch: int | None = None) -> Genotype:
+    """A genotype from a file or a result folder, a published one by name, or a NAS-Bench-201 architecture string.
+
+    Parameters
+    ----------
+    epoch
+        Of a result folder, take the cell of this epoch of the search, counted from 1.
 
     Raises
     ------
     ValueError
         If it is neither; the sentence lists the published names.
     """
+    if epoch is not None:
+        report = Path(name) / "report.json"
+        if not report.is_file():
+            raise ValueError(f"--epoch takes a cell from a search's result folder, but there is no {report}.")
+        return genotype_of_epoch(json.loads(report.read_text())["search_history"], epoch)
     if name in published_names():
         return published(name)
+    if name.startswith("|"):
+        return from_architecture_string(name)
+    if Path(name).is_dir():
+        return Genotype.load(Path(name) / "genotype.json")
     if not Path(name).is_file():
         raise ValueError(
             f"{name!r} is neither a genotype file nor a published genotype; the published ones are "
@@ -48,7 +64,10 @@ def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -
     description: dict[str, Any] = {
         "space": genotype.space,
         "cells": {
-            kind: {str(index): [list(connection) for connection in node] for index, node in enumerate(nodes, 2)}
+            kind: {
+                str(index): [list(connection) for connection in node]
+                for index, node in enumerate(nodes, genotype.num_inputs)
+            }
             for kind, nodes in genotype.cells.items()
         },
     }

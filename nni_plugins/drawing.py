@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from search_spaces import Genotype
     from search_spaces.genotype import Node
 
-_FAMILIES = {
+FAMILIES = {
     "separable convolution": ("#dbe9fb", "#2f6db5"),
     "dilated convolution": ("#e7defa", "#7146b8"),
     "convolution": ("#d8f1f0", "#17807b"),
@@ -219,7 +219,7 @@ def draw_cells(genotype: Genotype, path: str | Path | None = None, title: str | 
         kind: layout_cell(nodes, genotype.num_inputs, concatenate=concatenate) for kind, nodes in genotype.cells.items()
     }
     found = {operation_family(name) for nodes in genotype.cells.values() for node in nodes for name, _ in node}
-    families = [family for family in _FAMILIES if family in found]
+    families = [family for family in FAMILIES if family in found]
     legend_width = sum(_legend_step(family) for family in families)
     width = 2 * _MARGIN + max([legend_width, *(layout.width for layout in layouts.values())])
 
@@ -264,7 +264,7 @@ def _cell(nodes: Sequence[Node], num_inputs: int, layout: CellLayout) -> list[st
     for index, (node, boxes) in enumerate(zip(nodes, layout.operations, strict=True), start=num_inputs):
         circle = layout.sources[index]
         for (operation, source), box in zip(node, boxes, strict=True):
-            fill, line = _FAMILIES[operation_family(operation)]
+            fill, line = FAMILIES[operation_family(operation)]
             dash = ' stroke-dasharray="4 4"' if operation_family(operation) == "none" else ""
             start, gap = layout.sources[source], layout.gaps[source]
             path = f"{_bend(start.right, start.middle, gap, box.middle)} H {_number(box.left)}"
@@ -316,7 +316,7 @@ def _legend_step(family: str) -> int:
 def _legend(families: Sequence[str], top: float) -> list[str]:
     shapes, left = [], float(_MARGIN)
     for family in families:
-        fill, line = _FAMILIES[family]
+        fill, line = FAMILIES[family]
         shapes.append(_rectangle(Box(left, top, 18, 14), fill, line, radius=3))
         shapes.append(_text(left + 26, top + 7, family, fill="#333333", anchor="start", css="family"))
         left += _legend_step(family)

@@ -91,6 +91,7 @@ def export_result(
     net: nn.Module,
     data: ImageData | StreamedImages,
     report: Mapping[str, Any],
+    files: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write everything there is to keep of a found and trained network to ``folder``, and check it.
@@ -107,6 +108,8 @@ def export_result(
         The data set; only its test images are used.
     report
         What is known so far (settings, seed, split, history, accuracies), JSON values only.
+    files
+        Further texts to put in, by file name.
     force
         Replace ``folder`` if it exists.
 
@@ -137,6 +140,8 @@ def export_result(
         sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
         Reference(images.numpy(), labels.numpy(), logits.numpy(), sha256).save(temporary / REFERENCE_FILE)
 
+        for name, text in (files or {}).items():
+            (temporary / name).write_text(text)
         genotype.save(temporary / "genotype.json")
         draw_cells(genotype, temporary / "cells.svg")
         state = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}

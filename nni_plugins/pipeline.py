@@ -16,6 +16,7 @@ from search_spaces import Genotype
 from .data import ImageData, StreamedImages, load_data
 from .export import export_result
 from .files import atomic_write, refuse_existing
+from .history import draw_history
 from .progress import EpochMetrics
 from .retrain import build_net, count_multiply_adds, count_parameters, retrain
 from .search import SearchResult, search
@@ -131,7 +132,11 @@ def _retrain_and_export(
         "parameters": count_parameters(retrained.net),
         "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
     }
-    report = export_result(out, genotype=found.genotype, net=retrained.net, data=data, report=report, force=force)
+    genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
+    files = {"history.svg": draw_history(genotypes)} if genotypes and genotypes[0].cells else {}
+    report = export_result(
+        out, genotype=found.genotype, net=retrained.net, data=data, report=report, files=files, force=force
+    )
     for stage in ("search", "retrain"):
         shutil.rmtree(work / stage, ignore_errors=True)
     return Outcome(out, found.genotype, report)

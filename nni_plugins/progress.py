@@ -13,28 +13,45 @@ import torch
 
 EpochMetrics = dict[str, Any]
 
+SHOWN = (
+    "validation_accuracy",
+    "validation_loss",
+    "training_accuracy",
+    "training_loss",
+    "architecture_loss",
+    "weights_loss",
+    "alpha_entropy",
+    "parameter_free",
+    "consistency_gap",
+    "hessian",
+    "table_cifar10",
+    "seconds",
+)
+"""Metrics on the line of an epoch; the others are in the history and in TensorBoard."""
+
 
 class EpochReport(pl.Callback):
     """Collect each epoch's metrics, keep them as history, log them, print a line and pass them on.
 
     Parameters
     ----------
-    measure
-        From the Lightning module to the metrics of the epoch that ends.
     on_epoch
         Called with those metrics; this is where a trial reports to NNI.
     stage
         Word at the start of the line: ``search`` or ``retrain``.
+
+    Attributes
+    ----------
+    measure
+        From trainer and Lightning module to the metrics of the epoch that ends.
+    history
+        Metrics of all epochs so far, those before an interruption included.
     """
 
-    def __init__(
-        self,
-        measure: Callable[[pl.LightningModule], EpochMetrics],
-        on_epoch: Callable[[EpochMetrics], None] | None = None,
-        stage: str = "search",
-    ) -> None:
+    measure: Callable[[pl.Trainer, pl.LightningModule], EpochMetrics]
+
+    def __init__(self, on_epoch: Callable[[EpochMetrics], None] | None = None, stage: str = "search") -> None:
         self.history: list[EpochMetrics] = []
-        self._measure = measure
         self._on_epoch = on_epoch
         self._stage = stage
         self._started = time.perf_counter()
@@ -46,7 +63,7 @@ class EpochReport(pl.Callback):
         seconds = time.perf_counter() - self._started
         metrics = {
             "epoch": trainer.current_epoch,
-            **self._measure(pl_module),
+            **self.measure(trainer, pl_module),
             "seconds": seconds,
             "memory_mb": peak_memory_mb(),
         }
@@ -63,11 +80,11 @@ class EpochReport(pl.Callback):
         return {"history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = list(state_dict["history"])
+        self.history[:] = state_dict["history"]
 
 
 def _line(stage: str, trainer: pl.Trainer, numbers: EpochMetrics, left: float) -> str:
-    shown = {name: value for name, value in numbers.items() if name not in ("epoch", "memory_mb")}
+    shown = {name: numbers[name] for name in SHOWN if name in numbers}
     values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
     return f"{stage} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  left {_duration(left)}"
 

@@ -9,24 +9,37 @@ from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
+from search_spaces.evaluation import NETWORKS
+
 STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
         "bnas_d": "BNASD",
         "bnas_v2_clr": "BNASv2CLR",
         "bnas_v2_pc": "BNASv2PC",
+        "darts": "FirstOrderDARTS",
+        "darts_second_order": "SecondOrderDARTS",
+        "pc_darts": "PCDARTS",
+        "rf_darts": "RFDARTS",
+        "rf_pcdarts": "RFPCDARTS",
+        "entrannas": "EnTranNAS",
+        "entrannas_dst": "EnTranNASDST",
     }
 )
 """Strategy names and the classes of :mod:`nni_plugins` that they stand for."""
 
-SPACES: Mapping[str, str] = MappingProxyType({"bcnn": "BCNN"})
-"""Space names and the classes of :mod:`search_spaces` that they stand for."""
+SPACES = tuple(NETWORKS)
+"""Names of the search spaces of :mod:`search_spaces`."""
 
 PARTS = (
     "Softmax",
     "EdgeNormalisation",
+    "SparseThreshold",
     "AllChannels",
     "PartialChannels",
+    "PerEdge",
+    "PerSource",
     "Everything",
+    "BatchNormOnly",
     "Constant",
     "Confident",
 )
@@ -64,7 +77,7 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
     """
     module, _, function = name.partition(":")
     if name in SPACES:
-        make = getattr(importlib.import_module("search_spaces"), SPACES[name])
+        make = NETWORKS[name]
     elif function:
         try:
             make = getattr(importlib.import_module(module), function)
@@ -77,7 +90,7 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
             f"Unknown search space {name!r}; expected one of {', '.join(SPACES)}, or module:function for your own."
         )
     try:
-        space = make(**arguments)
+        space: Any = make(**arguments)
     except TypeError as error:
         raise ValueError(f"The search space {name!r} does not take these arguments: {error}.") from None
     if not isinstance(space, ModelSpace):

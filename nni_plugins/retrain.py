@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -40,7 +40,8 @@ def build_net(
         return build_space(settings, data).freeze(dict(sample or genotype.to_sample()))
     shape = shape_arguments(genotype.space, data)
     dataset = "imagenet" if shape["stem"] == "imagenet" else "cifar10"
-    sizes = {**shape, "drop_path": settings.retrain.drop_path, **settings.net_arguments}
+    drop_path = {"drop_path": settings.retrain.drop_path} if settings.retrain.drop_path else {}
+    sizes = {**shape, **drop_path, **settings.net_arguments}
     return evaluation_net(genotype, dataset, **sizes)
 
 
@@ -71,7 +72,7 @@ def retrain(
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
     if recipe.channels_last:
-        net = net.to(memory_format=torch.channels_last)
+        cast(Any, net).to(memory_format=torch.channels_last)
     module = ImageClassifier(
         recipe, data.num_classes, drop_path=recipe.drop_path, auxiliary_weight=recipe.auxiliary_weight
     )
@@ -84,7 +85,8 @@ def retrain(
         cutout=recipe.cutout,
         channels_last=recipe.channels_last,
     )
-    report = EpochReport(lambda _: module.epoch_metrics("training"), on_epoch, stage="retrain")
+    report = EpochReport(on_epoch, stage="retrain")
+    report.measure = lambda *_: module.epoch_metrics("training")
     trainer = make_trainer(recipe, folder, report, "retrain", gradient_clip_val=recipe.gradient_clip_val)
     trainer.fit(module, batches, **resume_arguments(folder / "retrain"))
     trainer.validate(module, test_batches, verbose=False)

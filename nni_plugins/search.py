@@ -14,7 +14,6 @@ from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from search_spaces import Genotype
-from search_spaces.layout import PARAMETER_FREE
 
 from .checkpoint import EpochCheckpoint, newest_intact
 from .classifier import ImageClassifier
@@ -22,7 +21,7 @@ from .data import ImageData, StreamedImages, search_loaders
 from .progress import EpochMetrics, EpochReport, show_bar
 from .registry import make_space
 from .settings import Recipe, Settings
-from .strategies.bilevel_module import BilevelModule
+from .watch import SearchWatch, genotype_of_epoch
 
 IMAGENET_SIZE = 128
 """Images of at least this side get the ImageNet stem."""
@@ -100,7 +99,8 @@ def search(
         fractions=(recipe.weights_fraction, recipe.architecture_fraction),
         channels_last=recipe.channels_last,
     )
-    report = EpochReport(lambda module: _measure(module, settings.space), on_epoch, stage="search")
+    report = EpochReport(on_epoch, stage="search")
+    report.measure = watch = SearchWatch(settings, validation_batches, report.history)
     trainer = make_trainer(recipe, folder, report, "search")
     evaluator = strategy.mutate_evaluator(
         Lightning(ImageClassifier(recipe, data.num_classes), trainer, weights_batches, architecture_batches)
@@ -108,6 +108,9 @@ def search(
     evaluator.val_dataloaders = validation_batches
     evaluator.fit_kwargs = resume_arguments(folder / "search")
     evaluator.evaluate(supernet)
+    if watch.stopped_at is not None:
+        genotype = genotype_of_epoch(report.history, watch.stopped_at + 1)
+        return SearchResult(genotype, genotype.to_sample(), report.history)
     sample = evaluator.module.export()
     return SearchResult(Genotype.from_sample(sample, settings.space), sample, report.history)
 
@@ -133,23 +136,3 @@ def resume_arguments(folder: Path) -> dict[str, Any]:
     """Arguments of ``Trainer.fit`` that go on from the newest intact checkpoint in ``folder``, if there is one."""
     checkpoint = newest_intact(folder)
     return {"weights_only": True} | ({} if checkpoint is None else {"ckpt_path": str(checkpoint)})
-
-
-def _measure(module: pl.LightningModule, space: str) -> EpochMetrics:
-    assert isinstance(module, BilevelModule)
-    classifier = module.training_module
-    assert isinstance(classifier, ImageClassifier)
-    classifier.epoch_metrics("training")  # of both kinds of step; the losses below tell them apart
-    validation = classifier.epoch_metrics("validation")
-    probabilities = [architecture.probabilities() for architecture in module.architectures()]
-    entropies = torch.cat([-(p * p.clamp_min(1e-12).log()).sum(-1) for p in probabilities])
-    genotype = Genotype.from_sample(module.export(), space)
-    picks = [connection.operation for nodes in genotype.cells.values() for node in nodes for connection in node]
-    return {
-        "default": validation["validation_accuracy"],
-        **validation,
-        **module.epoch_losses(),
-        "alpha_entropy": float(entropies.mean()),
-        "parameter_free": sum(operation in PARAMETER_FREE for operation in picks),
-        "genotype": genotype.to_json(),
-    }

@@ -60,10 +60,20 @@ class SearchRecipe(Recipe):
     weights_fraction, architecture_fraction
         Shares of every class of the training set for the weights and for the architecture; the paper takes halves on
         CIFAR-10, 10 % and 2.5 % on ImageNet.
+    consistency_batches
+        Validation batches per epoch on which the supernet is compared with its derived sub-graph; 0 for none.
+    hessian, hessian_stop
+        Measure the dominant eigenvalue of the validation loss's Hessian every epoch, and stop when it grows.
+    table
+        NAS-Bench-201 table (.npz) in which every epoch's cell is looked up, for plots only.
     """
 
     weights_fraction: float = Field(0.5, gt=0, lt=1)
     architecture_fraction: float = Field(0.5, gt=0, lt=1)
+    consistency_batches: int = Field(4, ge=0)
+    hessian: bool = False
+    hessian_stop: bool = False
+    table: str | None = None
 
 
 class RetrainRecipe(Recipe):
@@ -90,26 +100,58 @@ class RetrainRecipe(Recipe):
     auxiliary_weight: float = Field(0.0, ge=0)
 
 
+_DARTS = MappingProxyType({"batch_size": 64, "lr": 0.025, "lr_min": 0.001})
+
 SEARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "bnas_d": {},
         "bnas_v2_clr": {},
         "bnas_v2_pc": {"batch_size": 512, "lr": 0.2},
+        "darts": _DARTS,
+        "darts_second_order": _DARTS,
+        "rf_darts": _DARTS,
+        "entrannas": {"lr_min": 0.001},
+        "entrannas_dst": {"lr_min": 0.001},
     }
 )
 """What each strategy's paper sets differently from :class:`SearchRecipe`, on CIFAR-10."""
 
-DATA_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+_DARTS_SPACES = ("darts", "darts_any", "s1", "s2", "s3", "s4")
+
+SPACE_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        "digits": {
-            "search": {"epochs": 6, "batch_size": 64, "lr": 0.05},
-            "retrain": {"epochs": 8, "batch_size": 64, "lr": 0.05, "cutout": 4, "drop_path": 0.0},
-            "space": {"channels": 4},
-            "net": {"channels": 8, "deep_cells": 1, "enhancement_cells": 1},
+        "nasbench201": {
+            "search": {"nesterov": True, "weight_decay": 5e-4},
+            "retrain": {"epochs": 200, "batch_size": 256, "lr": 0.1, "weight_decay": 5e-4, "nesterov": True,
+                        "cutout": 0, "drop_path": 0.0, "gradient_clip_val": None},
+        },
+        **{
+            space: {"retrain": {"batch_size": 96, "drop_path": 0.2, "auxiliary_weight": 0.4}}
+            for space in _DARTS_SPACES
+        },
+    }
+)  # fmt: skip
+"""What the papers set differently on each space, by section."""
+
+DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "search": {"epochs": 6, "batch_size": 64, "lr": 0.05},
+        "retrain": {"epochs": 8, "batch_size": 64, "lr": 0.05, "cutout": 4, "drop_path": 0.0},
+    }
+)
+"""Quick settings for the embedded set, by section."""
+
+DIGITS_SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "bcnn": {"space": {"channels": 4}, "net": {"channels": 8, "deep_cells": 1, "enhancement_cells": 1}},
+        "nasbench201": {"space": {"channels": 4, "cells": 1}, "net": {"channels": 8, "cells": 1}},
+        **{
+            space: {"space": {"channels": 4, "layers": 3}, "net": {"channels": 8, "layers": 5, "auxiliary": False}}
+            for space in _DARTS_SPACES
         },
     }
 )
-"""Quick settings for small sets, by section."""
+"""Small networks for the embedded set, by space and section."""
 
 PUBLISHED_EPOCHS = 50
 SECTIONS = ("search", "retrain", "space", "net")
@@ -172,8 +214,11 @@ class Settings:
         strategy_type = strategy_class(strategy)
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         sections["search"] |= SEARCH_DEFAULTS.get(strategy, {})
-        for section, values in DATA_DEFAULTS.get(data, {}).items():
-            if section in ("search", "retrain") or space in ("bcnn",):
+        layers = [SPACE_DEFAULTS.get(space, {})]
+        if data == "digits":
+            layers += [DIGITS_DEFAULTS, DIGITS_SIZES.get(space, {})]
+        for layer in layers:
+            for section, values in layer.items():
                 sections[section] |= values
         choices: dict[str, Any] = {}
         valid_choices = strategy_type.setting_names()
@@ -258,7 +303,8 @@ def parse_value(text: Any) -> Any:
     if re.fullmatch(r"\w+\(.*\)", text):
         try:
             call = ast.parse(text, mode="eval").body
-            assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                raise SyntaxError
             if call.args:
                 raise ValueError(f"Write the arguments of {call.func.id} with their names: {call.func.id}(name=value).")
             arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
@@ -285,7 +331,9 @@ def validated(recipe: type[Any], values: Mapping[str, Any]) -> Any:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise ValueError(f"There is no setting {name!r}; expected one of {', '.join(recipe.model_fields)}.") from None
+            raise ValueError(
+                f"There is no setting {name!r}; expected one of {', '.join(recipe.model_fields)}."
+            ) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ValueError(f"The setting {name}={first['input']!r} is not valid: {message}.") from None
 

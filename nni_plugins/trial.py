@@ -31,6 +31,8 @@ REPORTED = (
     "weights_loss",
     "alpha_entropy",
     "parameter_free",
+    "skip_connect",
+    "consistency_gap",
     "seconds",
     "memory_mb",
 )
@@ -58,7 +60,8 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
 
 def report_epoch(metrics: EpochMetrics) -> None:
     """Send one epoch's numbers to NNI; a loss that the epoch did not have (warm-up) is sent as 0."""
-    nni.report_intermediate_result({name: float(metrics.get(name, 0.0)) for name in REPORTED})
+    asked_for = [name for name in metrics if name.startswith("table_") or name == "hessian"]
+    nni.report_intermediate_result({name: float(metrics.get(name, 0.0)) for name in (*REPORTED, *asked_for)})
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,20 +14,16 @@ Deep and broad cells share one genotype, the *convolution* cell; the enhancement
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import torch
 from nni.mutable import Sample
-from nni.nas.nn.pytorch import Cell, ModelSpace, model_context
+from nni.nas.nn.pytorch import ModelSpace, model_context
 from nni.nas.space import current_model
 from torch import nn
 
-from .cells import InputPreprocessor, cell_operation
+from .cells import NODES, Stem, make_cell, make_stem
 from .layout import DARTS_OPERATIONS
 from .operations import factorized_reduce, relu_conv_bn
-
-Stem = Literal["cifar", "imagenet"]
-NODES = 4
 
 
 def _embedding(channels_in: int, channels_out: int, halvings: int) -> nn.Sequential:
@@ -87,8 +83,6 @@ class BCNN(ModelSpace):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if stem not in ("cifar", "imagenet"):
-            raise ValueError(f"stem must be cifar or imagenet, got {stem!r}.")
         if blocks < 2 or enhancement_cells < 1 or deep_cells < 0:
             raise ValueError(
                 "A broad CNN needs at least 2 blocks, 1 enhancement cell and 0 deep cells per block, "
@@ -108,25 +102,11 @@ class BCNN(ModelSpace):
             enhancement_cells=enhancement_cells, layers=layers, operations=tuple(operations), drop_path=drop_path,
         )  # fmt: skip
         search = current_model() is None
-        make_cell = partial(_make_cell, operations=tuple(operations), search=search, drop_path=drop_path)
+        cell_of = partial(make_cell, operations=tuple(operations), search=search, drop_path=drop_path)
 
+        stem_width = channels if stem == "imagenet" and not search else 3 * channels
+        self.stem0, self.stem1 = make_stem(stem, in_channels, stem_width)
         previous_reduces = stem == "imagenet"
-        if stem == "cifar":
-            stem_width = 3 * channels
-            self.stem0 = nn.Sequential(
-                nn.Conv2d(in_channels, stem_width, 3, padding=1, bias=False), nn.BatchNorm2d(stem_width)
-            )
-            self.stem1: nn.Module | None = None
-        else:
-            stem_width = 3 * channels if search else channels
-            self.stem0 = nn.Sequential(
-                nn.Conv2d(in_channels, stem_width // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width // 2),
-                nn.ReLU(),
-                nn.Conv2d(stem_width // 2, stem_width, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width),
-            )  # fmt: skip
-            self.stem1 = nn.Sequential(
-                nn.ReLU(), nn.Conv2d(stem_width, stem_width, 3, 2, 1, bias=False), nn.BatchNorm2d(stem_width)
-            )
 
         self.convolution_cells = nn.ModuleList()
         self.convolution_to_pooling = nn.ModuleList()
@@ -140,7 +120,7 @@ class BCNN(ModelSpace):
                 pooled_width += width
                 width *= 2
             self.convolution_cells.append(
-                make_cell("convolution", (before, entering), width, reduces=broad, previous_reduces=previous_reduces)
+                cell_of("convolution", (before, entering), width, reduces=broad, previous_reduces=previous_reduces)
             )
             before, entering, previous_reduces = entering, NODES * width, broad
             if broad:
@@ -155,7 +135,7 @@ class BCNN(ModelSpace):
             first, last = cell == 0, cell == enhancement_cells - 1
             inputs = (enhancement_width, output_width) if first else (output_width, output_width)
             self.enhancement_cells.append(
-                make_cell("enhancement", inputs, width, reduces=False, previous_reduces=False)
+                cell_of("enhancement", inputs, width, reduces=False, previous_reduces=False)
             )
             embedded = output_width if last else width
             self.enhancement_to_pooling.append(_embedding(output_width, embedded, 0))
@@ -189,25 +169,3 @@ class BCNN(ModelSpace):
         """The evaluation network of ``sample``, freshly initialised, at this space's sizes."""
         with model_context(sample):
             return BCNN(**self._settings)  # type: ignore[arg-type]
-
-
-def _make_cell(
-    kind: str,
-    inputs: tuple[int, int],
-    width: int,
-    *,
-    reduces: bool,
-    previous_reduces: bool,
-    operations: tuple[str, ...],
-    search: bool,
-    drop_path: float,
-) -> Cell:
-    factory = partial(cell_operation, channels=width, reduces=reduces, search=search, drop_path=drop_path)
-    return Cell(
-        {name: partial(factory, op=name) for name in operations},
-        num_nodes=NODES,
-        num_ops_per_node=2,
-        num_predecessors=2,
-        preprocessor=InputPreprocessor(inputs, width, previous_reduces=previous_reduces, affine=not search),
-        label=kind,
-    )

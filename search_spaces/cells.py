@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
 import torch
+from nni.nas.nn.pytorch import Cell
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from .free_cell import FreeCell
+from .layout import Edge
 from .operations import factorized_reduce, make_operation, relu_conv_bn
+
+Stem = Literal["cifar", "imagenet"]
+NODES = 4
+"""Intermediate nodes of a cell."""
+
+
+def make_stem(stem: Stem, in_channels: int, width: int) -> tuple[nn.Sequential, nn.Sequential | None]:
+    """What precedes the first cell.
+
+    Parameters
+    ----------
+    stem
+        ``"cifar"`` keeps the resolution; ``"imagenet"`` gives input 0 at a quarter and input 1 at an eighth of it.
+    in_channels, width
+        Channels of the images and of the stem's output.
+
+    Returns
+    -------
+    tuple
+        From images to the first cell's input 0, and from input 0 to input 1 (None where they are the same).
+
+    Raises
+    ------
+    ValueError
+        If there is no such stem.
+    """
+    if stem == "cifar":
+        return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)), None
+    if stem != "imagenet":
+        raise ValueError(f"stem must be cifar or imagenet, got {stem!r}.")
+    quarter = nn.Sequential(
+        nn.Conv2d(in_channels, width // 2, 3, 2, 1, bias=False), nn.BatchNorm2d(width // 2),
+        nn.ReLU(),
+        nn.Conv2d(width // 2, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width),
+    )  # fmt: skip
+    eighth = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
+    return quarter, eighth
 
 
 class InputPreprocessor(nn.Module):
@@ -39,7 +83,7 @@ def cell_operation(
     op_index: int,
     input_index: int | None,
     *,
-    op: str,
+    op: str | Mapping[Edge, str],
     channels: int,
     reduces: bool,
     search: bool,
@@ -47,15 +91,68 @@ def cell_operation(
 ) -> nn.Module:
     """NNI's operation factory: the candidate ``op`` for the edge from ``input_index`` to ``node_index``.
 
-    The stride of a reducing cell sits on the edges that leave its two inputs. ``input_index`` is None while NNI builds
-    the unfrozen space. ``channels`` is a keyword so that a strategy may ask for fewer (partial channels).
+    ``op`` may differ from edge to edge. The stride of a reducing cell sits on the edges that leave its two inputs.
+    ``input_index`` is None while NNI builds the unfrozen space, whose operations are place holders. ``channels`` is a
+    keyword so that a strategy may ask for fewer (partial channels).
     """
-    del node_index, op_index
-    stride = 2 if reduces and (input_index is None or input_index < 2) else 1
-    operation = make_operation(op, channels, stride, search=search)
+    del op_index
+    source = input_index or 0
+    name = op if isinstance(op, str) else op[source, node_index]
+    operation = make_operation(name, channels, 2 if reduces and source < 2 else 1, search=search)
     if drop_path > 0 and not search and not isinstance(operation, nn.Identity):
         return nn.Sequential(operation, StochasticDepth(drop_path, mode="row"))
     return operation
+
+
+def make_cell(
+    kind: str,
+    inputs: tuple[int, int],
+    width: int,
+    *,
+    reduces: bool,
+    previous_reduces: bool,
+    operations: tuple[str, ...] | Mapping[Edge, tuple[str, ...]],
+    search: bool,
+    drop_path: float,
+    connections: Literal[2, "any"] = 2,
+) -> Cell | FreeCell:
+    """A cell with two inputs and four nodes.
+
+    Parameters
+    ----------
+    kind
+        NNI's label; cells of one kind share their architecture.
+    inputs
+        Channels of both inputs.
+    width
+        Node width; the output has four times as many channels.
+    reduces, previous_reduces
+        Whether this and the previous cell halve the resolution.
+    operations
+        Candidates of every edge, or of each edge (equally many).
+    search, drop_path
+        As in :func:`cell_operation`.
+    connections
+        Connections that a node keeps.
+    """
+    factory = partial(cell_operation, channels=width, reduces=reduces, search=search, drop_path=drop_path)
+    candidates: Any
+    if isinstance(operations, Mapping):
+        by_number = zip(*operations.values(), strict=True)
+        candidates = [partial(factory, op=dict(zip(operations, names, strict=True))) for names in by_number]
+    else:
+        candidates = {name: partial(factory, op=name) for name in operations}
+    preprocessor = InputPreprocessor(inputs, width, previous_reduces=previous_reduces, affine=not search)
+    if connections == "any":
+        return FreeCell(candidates, num_nodes=NODES, num_predecessors=2, preprocessor=preprocessor, label=kind)
+    return Cell(
+        candidates,
+        num_nodes=NODES,
+        num_ops_per_node=connections,
+        num_predecessors=2,
+        preprocessor=preprocessor,
+        label=kind,
+    )
 
 
 def set_drop_path(net: nn.Module, probability: float) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from nni.nas.nn.pytorch import model_context
 from torch import nn
 
+from .any_connections import AnyDARTSSpace
 from .bcnn import BCNN
+from .darts import ROBUST_DARTS, DARTSSpace, RobustDARTS
 from .genotype import Genotype
+from .nasbench201 import NASBench201
 
 
 class Images(NamedTuple):
@@ -30,12 +34,23 @@ DATASETS: dict[str, Images] = {
     "imagenet": Images(1000, 3, "imagenet"),
 }
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"bcnn": BCNN}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "bcnn": BCNN,
+    "darts": DARTSSpace,
+    "darts_any": AnyDARTSSpace,
+    "nasbench201": NASBench201,
+    **{space: partial(RobustDARTS, space) for space in ROBUST_DARTS},
+}
 """The network class of each search space."""
 
-PUBLISHED_SIZES: dict[tuple[str, str], dict[str, int]] = {
+_LIKE_DARTS = ("darts", "darts_any", *ROBUST_DARTS)
+
+PUBLISHED_SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("bcnn", "cifar"): {"channels": 48, "blocks": 2, "deep_cells": 2, "enhancement_cells": 2},
     ("bcnn", "imagenet"): {"channels": 44, "blocks": 2, "deep_cells": 2, "enhancement_cells": 2},
+    ("nasbench201", "cifar"): {"channels": 16, "cells": 5},
+    **{(space, "cifar"): {"channels": 36, "layers": 20, "auxiliary": True} for space in _LIKE_DARTS},
+    **{(space, "imagenet"): {"channels": 48, "layers": 14, "auxiliary": True} for space in _LIKE_DARTS},
 }
 """Evaluation sizes of the papers by (space, stem)."""
 
@@ -66,8 +81,13 @@ def evaluation_net(genotype: Genotype, dataset: str = "cifar10", **sizes: Any) -
         )
     images = DATASETS[dataset]._asdict()
     stem: str = sizes.get("stem") or DATASETS[dataset].stem
-    published: Mapping[str, Any] = PUBLISHED_SIZES[(genotype.space, stem)]
+    published: Mapping[str, Any] = PUBLISHED_SIZES.get((genotype.space, stem), {})
     if "layers" in sizes:
         published = {key: value for key, value in published.items() if key != "deep_cells"}
     with model_context(genotype.to_sample()):
-        return NETWORKS[genotype.space](**{**images, **published, **sizes})
+        try:
+            return NETWORKS[genotype.space](**{**images, **published, **sizes})
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise ValueError(f"A network of the {genotype.space} space does not take these sizes: {error}.") from None

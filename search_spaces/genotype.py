@@ -14,6 +14,7 @@ A cell's inputs are nodes ``0 .. inputs - 1``; every further node sums its conne
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -71,7 +72,7 @@ class Genotype:
             for kind, nodes in self.cells.items()
         }
         object.__setattr__(self, "cells", MappingProxyType(cells))
-        object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
+        object.__setattr__(self, "choices", MappingProxyType(copy.deepcopy(dict(self.choices))))
         for kind, index, node in self._nodes():
             for operation, source in node:
                 if isinstance(source, bool) or not isinstance(source, int) or not 0 <= source < index:
@@ -117,6 +118,12 @@ class Genotype:
                 )
         for kind, index, node in self._nodes():
             layout.check_connections(self.space, kind, index, [source for _, source in node])
+            twice = next((connection for n, connection in enumerate(node) if connection in node[:n]), None)
+            if layout.connections == "any" and twice is not None:
+                raise ValueError(
+                    f"Node {index} of the {kind} cell of the {self.space} space names {twice.operation} from input "
+                    f"{twice.input} twice; name every connection once."
+                )
             for operation, source in node:
                 valid = layout.operations_on(kind, source, index)
                 if operation not in valid:
@@ -128,7 +135,7 @@ class Genotype:
     def to_sample(self) -> dict[str, Any]:
         """NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
         layout = LAYOUTS.get(self.space)
-        sample = dict(self.choices)
+        sample = copy.deepcopy(dict(self.choices))
         for kind, index, node in self._nodes():
             if layout is not None and layout.connections == "every input":
                 sample |= {f"{kind}/{source}_{index}": operation for operation, source in node}
@@ -136,7 +143,8 @@ class Genotype:
                 sample[f"{kind}/node_{index}"] = [f"{operation}:{source}" for operation, source in node]
             else:
                 for slot, (operation, source) in enumerate(node):
-                    sample[f"{kind}/op_{index}_{slot}"] = operation
+                    candidate = operation if layout is None else layout.to_candidate(kind, source, index, operation)
+                    sample[f"{kind}/op_{index}_{slot}"] = candidate
                     sample[f"{kind}/input_{index}_{slot}"] = [source]
         return sample
 
@@ -172,15 +180,29 @@ class Genotype:
             for index, found_slots in found_nodes.items():
                 if any(set(slot) != {"op", "input"} for slot in found_slots.values()):
                     raise ValueError(f"Node {index} of the {kind} cell needs both an operation and an input per slot.")
+            missing = set(range(min(found_nodes), max(found_nodes))) - set(found_nodes)
+            if missing:
+                raise ValueError(f"The {kind} cell of the sample lacks node {min(missing)}.")
+        num_inputs = {kind: min(found_nodes) for kind, found_nodes in found.items()}
+        if len(set(num_inputs.values())) > 1:
+            raise ValueError(
+                "The cells of a genotype have the same number of inputs; in the sample "
+                f"{', '.join(f'{kind} has {number}' for kind, number in num_inputs.items())}."
+            )
+
+        def connection(kind: str, index: int, slot: dict[str, Any]) -> Connection:
+            operation, source = slot["op"], int(slot["input"])
+            named = operation if layout is None else layout.from_candidate(kind, source, index, operation)
+            return Connection(named, source)
+
         cells = {
             kind: tuple(
-                tuple(Connection(slot["op"], int(slot["input"])) for _, slot in sorted(nodes[index].items()))
+                tuple(connection(kind, index, slot) for _, slot in sorted(nodes[index].items()))
                 for index in sorted(nodes)
             )
             for kind, nodes in found.items()
         }
-        first_nodes = {min(nodes) for nodes in found.values()} or {2}
-        return cls(space, cells, choices, num_inputs=min(first_nodes))
+        return cls(space, cells, choices, num_inputs=min(num_inputs.values(), default=2))
 
     def to_json(self) -> str:
         """The genotype as a text that a person can read, one line per node; also the file format."""
@@ -222,7 +244,7 @@ class Genotype:
             inputs = content["inputs"]
             cells = {
                 kind: tuple(
-                    tuple(Connection(operation, node_input) for operation, node_input in nodes[str(index)])
+                    tuple(Connection(*connection) for connection in nodes[str(index)])
                     for index in range(inputs, inputs + len(nodes))
                 )
                 for kind, nodes in content["cells"].items()
@@ -242,8 +264,12 @@ class Genotype:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(self.to_json())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        try:
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
         return path
 
     @classmethod
@@ -260,4 +286,4 @@ class Genotype:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no genotype file at {path}; give the path of a genotype.json.")
-        return cls.from_json(path.read_text(), source=str(path))
+        return cls.from_json(path.read_text(encoding="utf-8", errors="replace"), source=str(path))

@@ -21,6 +21,20 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class Noise(nn.Module):
+    """The ``noise`` operation of S4: fresh N(0, 1) for every forward pass, at the resolution that ``stride`` leaves."""
+
+    deterministic = False
+    """Two edges with the same source must not share one draw."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
 class InterleavedConv(nn.Module):
     """Two stride-2 1x1 convolutions, one on the even and one on the odd pixels, concatenated."""
 
@@ -34,10 +48,12 @@ class InterleavedConv(nn.Module):
         return torch.cat([self.even(x), self.odd(shifted)], dim=1)
 
 
-def relu_conv_bn(channels_in: int, channels_out: int, *, affine: bool) -> nn.Sequential:
-    """ReLU-Conv1x1-BN: the pre-processing of a cell's input."""
+def relu_conv_bn(channels_in: int, channels_out: int, kernel: int = 1, *, affine: bool) -> nn.Sequential:
+    """ReLU-Conv-BN at stride 1; with a 1x1 kernel the pre-processing of a cell's input."""
     return nn.Sequential(
-        nn.ReLU(), nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out, affine=affine)
+        nn.ReLU(),
+        nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels_out, affine=affine),
     )
 
 
@@ -74,7 +90,7 @@ def make_operation(name: str, channels: int, stride: int, *, search: bool) -> nn
     Parameters
     ----------
     name
-        One of :data:`search_spaces.DARTS_OPERATIONS`.
+        One of :data:`search_spaces.DARTS_OPERATIONS`; ``noise`` (S4); ``conv_1x1`` or ``conv_3x3`` (NAS-Bench-201).
     channels
         Channels of input and output.
     stride
@@ -99,4 +115,8 @@ def make_operation(name: str, channels: int, stride: int, *, search: bool) -> nn
         return nn.Sequential(*_depthwise(channels, 3, stride, 2, affine))
     if name == "dil_conv_5x5":
         return nn.Sequential(*_depthwise(channels, 5, stride, 2, affine))
-    raise ValueError(f"Unknown operation {name!r}.")
+    if name == "noise":
+        return Noise(stride)
+    if name in ("conv_1x1", "conv_3x3") and stride == 1:
+        return relu_conv_bn(channels, channels, int(name[-1]), affine=affine)
+    raise ValueError(f"Unknown operation {name!r} at stride {stride}.")

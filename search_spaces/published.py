@@ -36,6 +36,14 @@ _PUBLISHED: dict[str, tuple[str, dict[str, str]]] = {
         "convolution": "s5,1 s3,0 / id,2 s3,1 / s5,1 s3,3 / s3,4 s3,3",
         "enhancement": "id,1 d5,0 / mx,1 id,2 / id,1 mx,2 / s3,1 d3,3",
     }),
+    "darts_v2": ("darts", {
+        "normal": "s3,0 s3,1 / s3,0 s3,1 / s3,1 id,0 / id,0 d3,2",
+        "reduce": "mx,0 mx,1 / id,2 mx,1 / mx,0 id,2 / id,2 mx,1",
+    }),
+    "pc_darts_cifar": ("darts", {
+        "normal": "s3,1 id,0 / s3,0 d3,1 / s5,0 s3,1 / av,0 d3,1",
+        "reduce": "s5,1 mx,0 / s5,1 s5,2 / s3,0 s3,3 / s3,1 s3,2",
+    }),
 }  # fmt: skip
 
 
@@ -50,7 +58,8 @@ def published(name: str) -> Genotype:
     Parameters
     ----------
     name
-        One of :func:`published_names`: the BNAS-v2 cells (arXiv 2009.08886, released code).
+        One of :func:`published_names`: the BNAS-v2 cells (arXiv 2009.08886), DARTS_V2 (arXiv 1806.09055) and PC-DARTS's
+        CIFAR cell (arXiv 1907.05737), all from the released code.
 
     Raises
     ------

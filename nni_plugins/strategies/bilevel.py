@@ -25,8 +25,9 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import DARTS, OneShotStrategy, no_default_hook
 
-from ..supernet.build import Builder
+from ..supernet.build import Builder, EngineCells
 from ..supernet.channels import AllChannels, Channels
+from ..supernet.features import Features, PerEdge
 from ..supernet.relaxation import Relaxation, Softmax
 from .bilevel_module import BilevelModule
 from .schedules import Constant, Schedule
@@ -45,6 +46,11 @@ class Choices:
         From architecture parameters to mixture weights and to the derived cell.
     channels
         Which channels are mixed.
+    features
+        What the edges that leave a node share.
+    engine_cells
+        Which cells mix: their numbers in the order of the network, ``"first"`` for the first of every kind, or None for
+        all. The others are Transit-cells: they run their derived connections alone.
     trains
         Which weights train.
     arch_lr
@@ -61,6 +67,8 @@ class Choices:
 
     relaxation: Relaxation = field(default_factory=Softmax)
     channels: Channels = field(default_factory=AllChannels)
+    features: Features = field(default_factory=PerEdge)
+    engine_cells: EngineCells = None
     trains: Trainable = field(default_factory=Everything)
     arch_lr: Schedule = field(default_factory=Constant)
     arch_learning_rate: float = 3e-4
@@ -72,19 +80,55 @@ class Choices:
     unrolled: bool = False
 
     def __post_init__(self) -> None:
-        if not self.arch_learning_rate > 0:
-            raise ValueError(f"arch_learning_rate must be positive, got {self.arch_learning_rate}.")
-        if isinstance(self.warmup_epochs, bool) or not isinstance(self.warmup_epochs, int) or self.warmup_epochs < 0:
+        for name, (method, example) in _PARTS.items():
+            if not hasattr(getattr(self, name), method):
+                raise ValueError(f"{name} must be a part such as {example}, got {getattr(self, name)!r}.")
+        if not _is_number(self.arch_learning_rate) or not self.arch_learning_rate > 0:
+            raise ValueError(f"arch_learning_rate must be positive, got {self.arch_learning_rate!r}.")
+        if not _is_number(self.arch_weight_decay) or self.arch_weight_decay < 0:
+            raise ValueError(f"arch_weight_decay must be at least 0, got {self.arch_weight_decay!r}.")
+        if len(self.arch_betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.arch_betas):
+            raise ValueError(f"arch_betas must be two numbers from 0 to below 1, got {self.arch_betas!r}.")
+        object.__setattr__(self, "arch_betas", tuple(self.arch_betas))
+        if type(self.warmup_epochs) is not int or self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be a whole number of at least 0, got {self.warmup_epochs!r}.")
+        if not isinstance(self.unrolled, bool):
+            raise ValueError(f"unrolled must be true or false, got {self.unrolled!r}.")
         for name in ("gradient_clip_val", "arch_gradient_clip_val"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, or None for no clipping, got {value}.")
+            if value is not None and not (_is_number(value) and value > 0):
+                raise ValueError(f"{name} must be positive, or None for no clipping, got {value!r}.")
+        if self.engine_cells is not None and self.engine_cells != "first":
+            object.__setattr__(self, "engine_cells", _cell_numbers(self.engine_cells))
 
     @classmethod
     def names(cls) -> list[str]:
         """Every setting, in the order of the docstring."""
         return [each.name for each in dataclasses.fields(cls)]
+
+
+_PARTS = MappingProxyType(
+    {
+        "relaxation": ("derive", "EdgeNormalisation()"),
+        "channels": ("split", "PartialChannels(fraction=4)"),
+        "features": ("shares", "PerSource()"),
+        "trains": ("freeze", "BatchNormOnly()"),
+        "arch_lr": ("factor", "Confident(power=2)"),
+    }
+)
+"""Fields that hold a part: a method that every such part has, and an example."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell_numbers(numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, (list, tuple)) or not all(type(number) is int for number in numbers):
+        raise ValueError(
+            f"engine_cells must be numbers of cells such as (0, 2), first or None for all cells, got {numbers!r}."
+        )
+    return tuple(numbers)
 
 
 class BilevelSearch(DARTS):
@@ -119,6 +163,11 @@ class BilevelSearch(DARTS):
             mutation_hooks=list(mutation_hooks or []),
         )
 
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Settings that the strategy has."""
+        return Choices.names()
+
     def mutate_model(self, model: ModelSpaceType) -> ModelSpaceType:
         """Turn ``model`` into a supernet, in place.
 
@@ -127,10 +176,16 @@ class BilevelSearch(DARTS):
         ValueError
             If the strategy cannot search this space; nothing is changed then.
         """
+        choices = self.choices
         self._builder = Builder(
-            self.choices.relaxation, self.choices.channels, prepare=self.choices.trains.prepare_operation
+            choices.relaxation,
+            choices.channels,
+            choices.features,
+            choices.engine_cells,
+            prepare=choices.trains.prepare_operation,
         )
         self._builder.check(model)
+        self.choices.trains.check(model)
         supernet = OneShotStrategy.mutate_model(self, model)
         self.choices.trains.freeze(supernet)
         return supernet

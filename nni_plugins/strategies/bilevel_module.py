@@ -44,6 +44,7 @@ class BilevelModule(DartsLightningModule):
         )
         self.choices = choices
         self._unchecked: list[tuple[int, torch.Tensor]] = []
+        self._epoch_losses: dict[str, list[torch.Tensor]] = {"architecture": [], "weights": []}
 
     def architectures(self) -> list[CellArchitecture | ChoiceArchitecture]:
         """Architecture parameters by label, in the order of the network."""
@@ -80,7 +81,7 @@ class BilevelModule(DartsLightningModule):
             with without_gradients(self.weight_parameters()):
                 loss = self._loss(batch["val"], 2 * batch_idx)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        self._watch(batch_idx, loss)
+        self._watch("architecture", batch_idx, loss)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.choices.arch_gradient_clip_val is not None:
@@ -90,7 +91,7 @@ class BilevelModule(DartsLightningModule):
     def _weight_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         with without_gradients(self.arch_parameters()):
             loss = self._loss(batch, 2 * batch_idx + 1)
-            self._watch(batch_idx, loss)
+            self._watch("weights", batch_idx, loss)
             self.advance_optimization(loss, batch_idx, self.choices.gradient_clip_val)
         return loss.detach()
 
@@ -147,12 +148,14 @@ class BilevelModule(DartsLightningModule):
         return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
 
     def on_train_epoch_start(self) -> None:
-        """Set the architecture learning rate of the epoch."""
+        """Set the architecture learning rate and the temperature of the epoch."""
         factor = self.choices.arch_lr.factor(self.current_epoch, self.trainer.max_epochs or 1)
         for optimizer in self.trainer.optimizers:
             if getattr(optimizer, "is_arch_optimizer", False):
                 for group in optimizer.param_groups:
                     group["lr"] = self.choices.arch_learning_rate * factor
+        for architecture in self.architectures():
+            architecture.set_epoch(self.current_epoch)
         self.training_module.on_train_epoch_start()
 
     def on_train_epoch_end(self) -> None:
@@ -169,7 +172,16 @@ class BilevelModule(DartsLightningModule):
     def on_validation_epoch_end(self) -> None:
         self.training_module.on_validation_epoch_end()
 
-    def _watch(self, batch_idx: int, loss: torch.Tensor) -> None:
+    def epoch_losses(self) -> dict[str, float]:
+        """Mean losses of the architecture steps and of the weight steps since the last call."""
+        means = {
+            f"{kind}_loss": float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses
+        }
+        self._epoch_losses = {kind: [] for kind in self._epoch_losses}
+        return means
+
+    def _watch(self, kind: str, batch_idx: int, loss: torch.Tensor) -> None:
+        self._epoch_losses[kind].append(loss.detach())
         self._unchecked.append((batch_idx, loss.detach()))
         if len(self._unchecked) >= STEPS_BETWEEN_CHECKS:  # one transfer for many steps: asking each would stall a GPU
             self._check_losses()

@@ -90,7 +90,7 @@ class SlowFastEvolution(Strategy):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, for NNI's checkpoint of the experiment."""
         self._collect()
-        return {"search": self._state._asdict(), "losses": dict(self._losses)}
+        return {"search": slow_fast.to_plain(self._state), "losses": dict(self._losses)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken; models that were then running are trained again.
@@ -100,7 +100,7 @@ class SlowFastEvolution(Strategy):
         ValueError
             If the checkpoint is one of another model space.
         """
-        state = slow_fast.SlowFastState(**state_dict["search"])
+        state = slow_fast.from_plain(state_dict["search"])
         if state.upper.tolist() != self._state.upper.tolist():
             raise ValueError("The checkpoint is one of another model space; resume with the space it was made with.")
         self._state = state

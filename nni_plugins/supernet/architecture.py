@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, cast
+
 import torch
 from torch import nn
 
+from . import sample as cell_sample
 from .relaxation import INITIAL_SCALE, Derived, Relaxation, Topology
 
+Connections = Mapping[int, list[Derived]]
+"""Connections of every intermediate node."""
 
-class CellArchitecture(nn.Module):
+
+class _Tempered(nn.Module):
+    """Logits and the temperature that they are divided by, a buffer, so that a checkpoint knows it."""
+
+    temperature: torch.Tensor
+
+    def __init__(self, label: str, relaxation: Relaxation) -> None:
+        super().__init__()
+        self.label = label
+        self.relaxation = relaxation
+        self.register_buffer("temperature", torch.tensor(relaxation.temperature(0)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the temperature of epoch ``epoch`` (from 0)."""
+        self.temperature.fill_(self.relaxation.temperature(epoch))
+
+
+class CellArchitecture(_Tempered):
     """Architecture parameters of all cells of one kind.
 
     Parameters
@@ -22,71 +45,118 @@ class CellArchitecture(nn.Module):
     """
 
     def __init__(self, label: str, topology: Topology, relaxation: Relaxation) -> None:
-        super().__init__()
-        self.label = label
+        super().__init__(label, relaxation)
         self.topology = topology
-        self.relaxation = relaxation
         self.tables = nn.ParameterDict(relaxation.init(topology))
+        self._derived: tuple[object, Connections] = (None, {})
+        self._chosen: Connections | None = None
 
     def _parameters_by_name(self) -> dict[str, torch.Tensor]:
-        return dict(self.tables.items())
+        tables = dict(self.tables.items())
+        return tables | {"alpha": tables["alpha"] / self.temperature}
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mixture weights of operations, (edges, operations), and of edges, (edges,) or None."""
         return self.relaxation.weights(self._parameters_by_name(), self.topology)
 
     @torch.no_grad()
-    def derive(self) -> dict[int, list[Derived]]:
-        """Connections of every intermediate node, the strongest first."""
-        return self.relaxation.derive(self._parameters_by_name(), self.topology)
+    def derive(self) -> Connections:
+        """The connections that the parameters stand for now.
+
+        They are worked out once after every change of the parameters, whoever made it: an optimiser's step and a loaded
+        checkpoint raise a tensor's version, and a replaced tensor has another address.
+        """
+        state = tuple((t.data_ptr(), t._version) for t in (*self.tables.values(), self.temperature))
+        if self._derived[0] != state:
+            self._derived = state, self.relaxation.derive(self._parameters_by_name(), self.topology)
+        return self._derived[1]
+
+    def connections(self) -> Connections:
+        """What a cell runs that does not mix: the derived connections, or those that :meth:`choose` has fixed."""
+        return self.derive() if self._chosen is None else self._chosen
+
+    def choose(self, sample: Mapping[str, Any] | None) -> None:
+        """Fix the connections of cells that do not mix to those of NNI's ``sample``; None for the derived ones.
+
+        Raises
+        ------
+        ValueError
+            If the sample does not describe this kind of cell.
+        """
+        self._chosen = None if sample is None else cell_sample.read(sample, self.label, self.topology)
 
     def export(self) -> dict[str, object]:
         """The derived cell as part of NNI's sample."""
-        sample: dict[str, object] = {}
-        for target, connections in self.derive().items():
-            for slot, (operation, source) in enumerate(connections):
-                sample[f"{self.label}/op_{target}_{slot}"] = self.topology.operations[operation]
-                sample[f"{self.label}/input_{target}_{slot}"] = [source]
-        return sample
+        return cell_sample.write(self.derive(), self.label, self.topology)
 
     @torch.no_grad()
     def probabilities(self) -> torch.Tensor:
         """The distributions that the search sharpens, one a row, (edges, operations)."""
-        return self.tables["alpha"].softmax(-1)
+        return self._parameters_by_name()["alpha"].softmax(-1)
 
 
-class ChoiceArchitecture(nn.Module):
+class ChoiceArchitecture(_Tempered):
     """Architecture parameters of a ``LayerChoice`` or ``InputChoice``: one logit per candidate.
 
     Parameters
     ----------
     label
         NNI's label of the choice.
+    relaxation
+        Its temperature counts; the rest is a softmax.
     candidates
         The values to choose from.
     num_chosen
         How many are chosen; None for a single value (``LayerChoice``).
     """
 
-    def __init__(self, label: str, candidates: list[object], num_chosen: int | None = None) -> None:
-        super().__init__()
-        self.label = label
+    def __init__(
+        self, label: str, relaxation: Relaxation, candidates: list[object], num_chosen: int | None = None
+    ) -> None:
+        super().__init__(label, relaxation)
         self.candidates = candidates
         self.num_chosen = num_chosen
         self.alpha = nn.Parameter(INITIAL_SCALE * torch.randn(len(candidates)))
+        self._chosen: list[int] | None = None
 
     def weights(self) -> torch.Tensor:
-        """``softmax(alpha)``, (candidates,)."""
-        return self.alpha.softmax(0)
+        """``softmax(alpha / tau)``, (candidates,)."""
+        return (self.alpha / self.temperature).softmax(0)
 
     @torch.no_grad()
-    def export(self) -> dict[str, object]:
-        """The strongest candidate (of equals the first), or the ``num_chosen`` strongest in their own order."""
+    def derive(self) -> list[int]:
+        """Numbers of the strongest candidates in their own order, of equals the first."""
         logits = self.alpha.tolist()
         ranked = sorted(range(len(logits)), key=lambda k: -logits[k])
-        if self.num_chosen is None:
-            return {self.label: self.candidates[ranked[0]]}
-        return {self.label: [self.candidates[k] for k in sorted(ranked[: self.num_chosen])]}
+        return sorted(ranked[: self.num_chosen or 1])
+
+    def connections(self) -> list[int]:
+        """The candidates that run where nothing is mixed: the derived ones, or those that :meth:`choose` has fixed."""
+        return self.derive() if self._chosen is None else self._chosen
+
+    def choose(self, sample: Mapping[str, Any] | None) -> None:
+        """Fix what runs where nothing is mixed to NNI's ``sample``; None for the derived candidates.
+
+        Raises
+        ------
+        ValueError
+            If the sample does not say what this choice takes.
+        """
+        if sample is None:
+            self._chosen = None
+            return
+        values = cast("list[object]", sample.get(self.label) if self.num_chosen else [sample.get(self.label)])
+        if not isinstance(values, list) or not set(values) <= set(self.candidates):
+            raise ValueError(
+                f"The sample gives {self.label} the value {sample.get(self.label)!r}; expected "
+                f"{'some' if self.num_chosen else 'one'} of {self.candidates}."
+            )
+        self._chosen = [self.candidates.index(value) for value in values]
+
+    def export(self) -> dict[str, object]:
+        """The derived candidate, or the ``num_chosen`` derived ones, as part of NNI's sample."""
+        values = [self.candidates[k] for k in self.derive()]
+        return {self.label: values[0] if self.num_chosen is None else values}
 
     @torch.no_grad()
     def probabilities(self) -> torch.Tensor:

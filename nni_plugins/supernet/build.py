@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableModule
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableModule
 from torch import nn
 
 from .architecture import Architecture, CellArchitecture, ChoiceArchitecture
@@ -15,27 +14,43 @@ from .cell import MixedCell, OperationFactory
 from .channels import Channels
 from .choice import MixedInput, MixedLayer
 from .depthwise import use_fast_depthwise
-from .relaxation import Relaxation, Softmax, Topology
+from .description import CELLS, Candidate, CellDescription, describe, is_cell
+from .features import Features
+from .relaxation import Relaxation, Softmax
+
+EngineCells = Sequence[int] | Literal["first"] | None
+"""Which cells mix: numbers in the order of the network, the first of every kind, or all (None)."""
 
 
 class Builder:
-    """Makes mixtures of ``Cell``, ``LayerChoice`` and ``InputChoice``; equal labels share architecture parameters.
+    """Makes mixtures of cells, ``LayerChoice`` and ``InputChoice``; equal labels share architecture parameters.
 
     Parameters
     ----------
-    relaxation, channels
+    relaxation, channels, features
         The parts that the mixtures are made of.
+    engine_cells
+        Which cells mix; the others run their derived connections alone.
     prepare
         Applied to every candidate operation before it is taken over.
     """
 
     def __init__(
-        self, relaxation: Relaxation, channels: Channels, prepare: Callable[[nn.Module], nn.Module]
+        self,
+        relaxation: Relaxation,
+        channels: Channels,
+        features: Features,
+        engine_cells: EngineCells,
+        prepare: Callable[[nn.Module], nn.Module],
     ) -> None:
         self.relaxation = relaxation
         self.channels = channels
+        self.features = features
+        self.engine_cells = engine_cells
         self.prepare = prepare
         self._architectures: dict[str, Architecture] = {}
+        self._engines: frozenset[int] = frozenset()
+        self._cells_built = 0
 
     def check(self, space: ModelSpace) -> None:
         """Refuse, with the reason, a space that cannot be searched with these parts.
@@ -43,45 +58,69 @@ class Builder:
         Raises
         ------
         ValueError
-            On the first module that cannot be mixed.
+            On the first module that cannot be mixed, or if the Engine-cells are not cells of the space.
         """
         if not space.simplify():
             raise ValueError(f"{type(space).__name__} has nothing to search: it contains no Cell or choice.")
-        inside_cells = {
-            id(inner) for cell in space.modules() if isinstance(cell, Cell) for inner in cell.modules()
-        }
+        cells = [(name, module) for name, module in space.named_modules() if is_cell(module)]
+        inside_cells = {id(inner) for _, cell in cells for inner in cell.modules()}
+        labels = [self._check_cell(name, cell) for name, cell in cells]
         for name, module in space.named_modules():
-            if isinstance(module, Cell):
-                self._check_cell(name, module)
-            elif isinstance(module, (LayerChoice, InputChoice)):
-                if id(module) not in inside_cells:
-                    self._check_choice(name, module)
+            if id(module) in inside_cells:
+                continue
+            if isinstance(module, (LayerChoice, InputChoice)):
+                self._check_choice(name, module)
             elif isinstance(module, MutableModule) and module is not space and module.mutables:
                 raise ValueError(
                     f"{name} ({type(module).__name__}) cannot be relaxed; express its choice with Cell, LayerChoice or "
                     "InputChoice, or pass a mutation hook for it."
                 )
+        self._engines = _engines(self.engine_cells, labels)
 
-    def _check_cell(self, name: str, cell: Cell) -> None:
-        if type(cell) is not Cell:
-            raise ValueError(f"{name} is a subclass of Cell ({type(cell).__name__}); NNI mutates Cell itself only.")
-        if cell.merge_op != "all":
+    def _check_cell(self, name: str, cell: nn.Module) -> str:
+        """Refuse a cell that cannot be mixed; its label otherwise."""
+        if type(cell) not in CELLS:
+            raise ValueError(
+                f"{name} is a subclass of a cell ({type(cell).__name__}); only "
+                f"{', '.join(known.__name__ for known in CELLS)} themselves can be mixed."
+            )
+        if getattr(cell, "merge_op", "all") != "all":
             raise ValueError(
                 f"{name} merges its {cell.merge_op} nodes, which only a fixed cell has; use Cell(merge_op='all')."
             )
+        description = describe(cell)
+        if (description.topology.connections == "any") != self.relaxation.learns_topology:
+            raise ValueError(self._topology_complaint(name, description))
         if self.channels.fraction > 1:
-            for candidate, factory in _candidates(cell).items():
-                width = factory.keywords.get("channels") if isinstance(factory, partial) else None
-                if not isinstance(width, int):
-                    raise ValueError(
-                        f"Partial channels need operations that can be built narrower, but {name} has a ready-made "
-                        f"candidate {candidate!r}; give Cell a functools.partial with a channels keyword."
-                    )
-                if width % self.channels.fraction:
-                    raise ValueError(
-                        f"Partial channels with K={self.channels.fraction} do not divide the {width} channels of "
-                        f"{name}; choose a K that divides them, or another width."
-                    )
+            for candidate, operation in description.candidates.items():
+                self._check_width(name, candidate, operation)
+        return description.label
+
+    def _topology_complaint(self, name: str, description: CellDescription) -> str:
+        relaxation = type(self.relaxation).__name__
+        if self.relaxation.learns_topology:
+            kept = description.topology.connections
+            return (
+                f"{relaxation} learns how many connections a node keeps, but every node of {name} keeps "
+                f"{'one from every input' if kept == 'every input' else kept}; use a space of FreeCells, such as "
+                "darts_any, or a relaxation for a given number, such as Softmax."
+            )
+        return (
+            f"{relaxation} does not say how many connections a node keeps, and {name} leaves that open; use "
+            "SparseThreshold (EnTranNASDST), or a space with a given number, such as darts."
+        )
+
+    def _check_width(self, name: str, candidate: str, operation: Candidate) -> None:
+        if operation.width is None:
+            raise ValueError(
+                f"Partial channels need operations that can be built narrower, but {name} has a ready-made "
+                f"candidate {candidate!r}; give Cell a functools.partial with a channels keyword."
+            )
+        if operation.width % self.channels.fraction:
+            raise ValueError(
+                f"Partial channels with K={self.channels.fraction} do not divide the {operation.width} channels of "
+                f"{name}; choose a K that divides them, or another width."
+            )
 
     def _check_choice(self, name: str, choice: LayerChoice | InputChoice) -> None:
         if type(choice) not in (LayerChoice, InputChoice):
@@ -101,16 +140,17 @@ class Builder:
     def hook(self, module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]) -> Any:
         """NNI's mutation hook."""
         del name, memo, kwargs
-        if type(module) is Cell:
+        if is_cell(module):
             return self._mixed_cell(module)
         if isinstance(module, LayerChoice) and type(module) is LayerChoice:
             for candidate in module.names:
                 module[candidate] = self.prepare(use_fast_depthwise(module[candidate]))
-            architecture = self._shared(module.label, ChoiceArchitecture, list(module.names))
+            architecture = self._shared(module.label, ChoiceArchitecture, self.relaxation, list(module.names))
             return MixedLayer(architecture, module)
         if isinstance(module, InputChoice) and type(module) is InputChoice:
             candidates = list(range(module.n_candidates))
-            return MixedInput(self._shared(module.label, ChoiceArchitecture, candidates, module.n_chosen), module)
+            architecture = self._shared(module.label, ChoiceArchitecture, self.relaxation, candidates, module.n_chosen)
+            return MixedInput(architecture, module)
         return False
 
     def _shared(self, label: str, kind: type[Any], *args: Any) -> Any:
@@ -118,33 +158,55 @@ class Builder:
             self._architectures[label] = kind(label, *args)
         return self._architectures[label]
 
-    def _mixed_cell(self, cell: Cell) -> MixedCell:
-        candidates = _candidates(cell)
-        topology = Topology(cell.num_predecessors, cell.num_nodes, tuple(candidates), cell.num_ops_per_node)
-        architecture = self._shared(cell.label, CellArchitecture, topology, self.relaxation)
-        factories = {name: self._operation_factory(candidate) for name, candidate in candidates.items()}
+    def _mixed_cell(self, cell: nn.Module) -> MixedCell:
+        description = describe(cell)
+        number, self._cells_built = self._cells_built, self._cells_built + 1
         return MixedCell(
-            architecture, factories, cell.preprocessor, cell.postprocessor, self.channels, cell.concat_dim
+            self._shared(description.label, CellArchitecture, description.topology, self.relaxation),
+            {name: self._factory(candidate) for name, candidate in description.candidates.items()},
+            description.preprocessor,
+            description.postprocessor,
+            self.channels,
+            self.features,
+            engine=number in self._engines,
+            concat_dim=description.concat_dim,
         )
 
-    def _operation_factory(self, candidate: Any) -> OperationFactory:
-        if self.channels.fraction > 1:
-            width = candidate.keywords["channels"] // self.channels.fraction
-            candidate = partial(candidate, channels=width)
+    def _factory(self, candidate: Candidate) -> OperationFactory:
+        fraction = self.channels.fraction
+        narrower = {} if fraction == 1 or candidate.width is None else {"channels": candidate.width // fraction}
 
         def make(target: int, source: int) -> nn.Module:
-            made = copy.deepcopy(candidate) if isinstance(candidate, nn.Module) else candidate(target, 0, source)
-            return self.prepare(use_fast_depthwise(made))
+            return self.prepare(use_fast_depthwise(candidate.make(target, source, **narrower)))
 
         return make
 
 
-def _candidates(cell: Cell) -> dict[str, Any]:
-    """Candidates of a cell by name: factories, or the ready-made modules of its last slot."""
-    candidates = cell.op_candidates_factory
-    if candidates is None:
-        slot = cast(LayerChoice, cast(nn.ModuleList, cell.ops[-1])[-1])
-        return {str(name): slot[name] for name in slot.names}
-    if isinstance(candidates, dict):
-        return dict(candidates)
-    return {str(k): candidate for k, candidate in enumerate(candidates)}
+def _engines(engine_cells: EngineCells, labels: list[str]) -> frozenset[int]:
+    """Numbers of the cells that mix, among cells with these labels.
+
+    Raises
+    ------
+    ValueError
+        If a number is none of a cell, or a kind of cell has no Engine-cell.
+    """
+    if engine_cells is None:
+        return frozenset(range(len(labels)))
+    if not labels:
+        raise ValueError("engine_cells says which cells mix, but the space has no cells; leave it out (None).")
+    first = {label: labels.index(label) for label in labels}
+    if engine_cells == "first":
+        return frozenset(first.values())
+    for number in engine_cells:
+        if number not in range(len(labels)):
+            raise ValueError(
+                f"There is no cell {number} to be an Engine-cell; the space has cells 0 to {len(labels) - 1}: "
+                f"{', '.join(f'{count} {label}' for label, count in Counter(labels).items())}."
+            )
+    for label, number in first.items():
+        if label not in {labels[engine] for engine in engine_cells}:
+            raise ValueError(
+                f"None of the Engine-cells {tuple(engine_cells)} is a {label} cell, so that its architecture would "
+                f"never be searched; add one, such as {number}."
+            )
+    return frozenset(engine_cells)

@@ -2,30 +2,55 @@
 
     x_j = sum over sources i < j, operations k of  w[i, j, k] * o_k(x_i)
 
-The cell is computed source by source: what depends on the source alone (rectified input, pooling, identity) is made
-once and used on every edge that leaves it; sums run in place; ``none`` costs nothing.
+The cell is computed source by source: what depends on the source alone (rectified input, pooling, identity, and all
+features where they are shared) is made once and used on every edge that leaves it; sums run in place; ``none`` costs
+nothing. Where nothing is mixed, only the derived connections are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
 from .architecture import CellArchitecture
 from .channels import Channels, bypass_of
-from .operation import WeightedOperation
+from .features import Features
+from .operation import WeightedOperation, weighted_sums
 from .relaxation import NO_OPERATION
-
-_OperationTerm = tuple[int, str, "torch.Tensor | None"]
-_EdgeTerm = tuple[int, "torch.Tensor | None"]
 
 OperationFactory = Callable[[int, int], nn.Module]
 """From (target node, source node) to a candidate operation."""
+
+_Edges = dict[int, list[tuple[int, "torch.Tensor | None"]]]
+"""By source: the targets that it feeds, and the weights of these edges (None for 1)."""
+
+
+class _Uses(NamedTuple):
+    """Who uses the operations of one source; positions count through the flattened table of weights."""
+
+    alone: list[tuple[str, int, int]]
+    """Operations of one edge: key, target, position."""
+    shared: list[str]
+    """Operations of several edges."""
+    targets: list[int]
+    """Targets of the shared operations."""
+    positions: str
+    """Name of the buffer with the position of every shared operation at every target, (targets, operations)."""
+
+
+class _Weights(NamedTuple):
+    """The mixture weights in the forms in which the cell applies them."""
+
+    flat: torch.Tensor
+    """(edges * operations + 1,), the last one 0: the weight of an operation on an edge that does not have it."""
+    per_channel: tuple[torch.Tensor, ...]
+    """Every weight but the last, repeated for every channel."""
 
 
 class MixedCell(BaseSuperNetModule):
@@ -41,8 +66,13 @@ class MixedCell(BaseSuperNetModule):
         As in NNI's ``Cell``.
     channels
         Which channels are mixed.
+    features
+        What the edges that leave a node share.
+    engine
+        Whether the cell mixes. A Transit-cell, which does not, always runs the derived connections alone, and gives
+        the architecture parameters no gradient [EnTranNAS].
     concat_dim
-        Dimension along which the intermediate nodes are concatenated.
+        Dimension along which the intermediate nodes are concatenated; None if the output is the last node.
     """
 
     def __init__(
@@ -52,31 +82,51 @@ class MixedCell(BaseSuperNetModule):
         preprocessor: Callable[[list[torch.Tensor]], list[torch.Tensor]],
         postprocessor: Callable[[torch.Tensor, list[torch.Tensor]], Any],
         channels: Channels,
-        concat_dim: int = 1,
+        features: Features,
+        engine: bool = True,
+        concat_dim: int | None = 1,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         self.channels = channels
+        self.features = features
+        self.engine = engine
         self.concat_dim = concat_dim
         self.derived_only = False
         self.operations = nn.ModuleDict()
         self._key: dict[tuple[int, int, int], str] = {}
+        self._shared: dict[tuple[int, str, str], str] = {}
         for source, target in architecture.topology.edges:
             for k, (name, factory) in enumerate(factories.items()):
                 if name != NO_OPERATION:
                     self._key[source, target, k] = self._add(source, target, name, factory)
+        self._uses = {source: self._uses_of(source) for source in range(architecture.topology.targets.stop - 1)}
 
     def _add(self, source: int, target: int, name: str, factory: OperationFactory) -> str:
-        """Register an operation: one per source if it has no parameters, else one per edge."""
-        shared_key, edge_key = f"{source}_{name}", f"{source}_{target}_{name}"
-        if shared_key in self.operations:
-            return shared_key
+        """Register an operation: one per source if its feature is shared, else one per edge."""
         operation = WeightedOperation(factory(target, source))
-        key = edge_key if operation.has_parameters else shared_key
-        self.operations[key] = operation
+        key = f"{source}_{target}_{name}"
+        if self.features.shares(operation):
+            key = self._shared.setdefault((source, name, repr(operation)), key)
+        if key not in self.operations:
+            self.operations[key] = operation
         return key
+
+    def _uses_of(self, source: int) -> _Uses:
+        topology = self.architecture.topology
+        row = {edge: row for row, edge in enumerate(topology.edges)}
+        uses: dict[str, dict[int, int]] = {}
+        for (start, target, k), key in self._key.items():
+            if start == source:
+                uses.setdefault(key, {})[target] = row[start, target] * len(topology.operations) + k
+        alone = [(key, *next(iter(edges.items()))) for key, edges in uses.items() if len(edges) == 1]
+        shared = [key for key, edges in uses.items() if len(edges) > 1]
+        targets = [target for target in topology.targets if any(target in uses[key] for key in shared)]
+        positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
+        self.register_buffer(f"positions_{source}", positions, persistent=False)
+        return _Uses(alone, shared, targets, f"positions_{source}")
 
     @property
     def label(self) -> str:
@@ -88,51 +138,73 @@ class MixedCell(BaseSuperNetModule):
         topology = self.architecture.topology
         raw = preprocess_cell_inputs(topology.num_inputs, *inputs)
         nodes: dict[int, torch.Tensor] = dict(enumerate(self.preprocessor(raw)))
-        operation_terms, edge_terms = self._derived_terms() if self.derived_only else self._mixed_terms(nodes[0])
+        weights: _Weights | None = None
+        if self.engine and not self.derived_only:
+            weights, edges = self._mixture(nodes[0].shape[1] // self.channels.fraction)
+        else:
+            edges = self._derived_edges()
         sums = {target: _Sum() for target in topology.targets}
         bypasses = {target: _Sum() for target in topology.targets}
         for source in range(topology.targets.stop):
             if source in topology.targets:
-                nodes[source] = self.channels.join(sums.pop(source).value, bypasses.pop(source).value)
+                node = sums.pop(source).value
+                # only where an edge may be derived to be none can all edges into a node be
+                node = torch.zeros_like(nodes[0]) if node is None else node
+                nodes[source] = self.channels.join(node, bypasses.pop(source).value)
+            if source not in self._uses:
+                break
             mixed, bypass = self.channels.split(nodes[source])
             features = _SourceFeatures(mixed, self.operations)
-            for target, key, weight in operation_terms.get(source, ()):
-                sums[target].add(features.weighted(key, weight), owned=weight is not None)
+            terms = self._derived_terms(source, features) if weights is None else self._terms(source, features, weights)
+            for target, term, owned in terms:
+                sums[target].add(term, owned=owned)
             if bypass is not None:
-                for target, weight in edge_terms.get(source, ()):
+                for target, weight in edges.get(source, ()):
                     halved = sums[target].value.shape[-1] < mixed.shape[-1]
                     passed = bypass_of(bypass, halved)
                     bypasses[target].add(passed if weight is None else passed * weight, owned=weight is not None)
-        return self.postprocessor(torch.cat([nodes[n] for n in topology.targets], self.concat_dim), raw)
+        intermediate = [nodes[n] for n in topology.targets]
+        merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
+        return self.postprocessor(merged, raw)
 
-    def _mixed_terms(self, node: torch.Tensor) -> tuple[dict[int, list[_OperationTerm]], dict[int, list[_EdgeTerm]]]:
-        """Every operation and every edge with its weight, by source."""
+    def _mixture(self, channels: int) -> tuple[_Weights, _Edges]:
         operation_weights, edge_weights = self.architecture.weights()
-        channels = node.shape[1] // self.channels.fraction
-        edges, candidates = operation_weights.shape
-        per_channel = operation_weights.unsqueeze(-1).expand(-1, -1, channels).reshape(-1, channels).unbind(0)
-        rows = {edge: row for row, edge in enumerate(self.architecture.topology.edges)}
-        operation_terms: dict[int, list[_OperationTerm]] = {}
-        for (source, target, k), key in self._key.items():
-            weight = per_channel[rows[source, target] * candidates + k]
-            operation_terms.setdefault(source, []).append((target, key, weight))
-        edge_terms: dict[int, list[_EdgeTerm]] = {}
-        if self.channels.fraction > 1:
-            by_edge = [None] * edges if edge_weights is None else edge_weights.unbind(0)
-            for (source, target), row in rows.items():
-                edge_terms.setdefault(source, []).append((target, by_edge[row]))
-        return operation_terms, edge_terms
+        flat = operation_weights.flatten()
+        per_channel = flat.unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
+        topology = self.architecture.topology
+        by_edge = [None] * len(topology.edges) if edge_weights is None else edge_weights.unbind(0)
+        edges: _Edges = {}
+        for (source, target), weight in zip(topology.edges, by_edge, strict=True):
+            edges.setdefault(source, []).append((target, weight))
+        return _Weights(F.pad(flat, (0, 1)), per_channel), edges
 
-    def _derived_terms(self) -> tuple[dict[int, list[_OperationTerm]], dict[int, list[_EdgeTerm]]]:
-        """The derived connections alone, unweighted, by source."""
-        operation_terms: dict[int, list[_OperationTerm]] = {}
-        edge_terms: dict[int, list[_EdgeTerm]] = {}
-        for target, connections in self.architecture.derive().items():
-            for k, source in connections:
-                operation_terms.setdefault(source, []).append((target, self._key[source, target, k], None))
+    def _derived_edges(self) -> _Edges:
+        edges: _Edges = {}
+        for target, connections in self.architecture.connections().items():
             for source in dict.fromkeys(source for _, source in connections):
-                edge_terms.setdefault(source, []).append((target, None))
-        return operation_terms, edge_terms
+                edges.setdefault(source, []).append((target, None))
+        return edges
+
+    def _terms(
+        self, source: int, features: _SourceFeatures, weights: _Weights
+    ) -> Iterator[tuple[int, torch.Tensor, bool]]:
+        """What ``source`` adds to which target, every operation weighted, and whether the sum may take it over."""
+        uses = self._uses[source]
+        if uses.shared:
+            table = weights.flat[self.get_buffer(uses.positions)]
+            for target, term in zip(
+                uses.targets, weighted_sums(table, [features.of(key) for key in uses.shared]), strict=True
+            ):
+                yield target, term, False
+        for key, target, position in uses.alone:
+            yield target, features.weighted(key, weights.per_channel[position]), True
+
+    def _derived_terms(self, source: int, features: _SourceFeatures) -> Iterator[tuple[int, torch.Tensor, bool]]:
+        """What ``source`` adds to which target, the derived connections alone, unweighted."""
+        for target, connections in self.architecture.connections().items():
+            for k, start in connections:
+                if start == source and (source, target, k) in self._key:
+                    yield target, features.of(self._key[source, target, k]), False
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Nothing to sample: all candidates are mixed."""
@@ -174,24 +246,42 @@ class _Sum:
 
 
 class _SourceFeatures:
-    """What the operations of one source share: its rectified features, and features without parameters."""
+    """What the edges that leave one source share: its rectified features, and what operations make of them."""
 
     def __init__(self, x: torch.Tensor, operations: nn.ModuleDict) -> None:
         self._x = x
         self._operations = operations
         self._rectified: torch.Tensor | None = None
-        self._parameter_free: dict[str, torch.Tensor] = {}
+        self._made: dict[str, torch.Tensor] = {}
+        self._bodies: dict[str, torch.Tensor] = {}
 
-    def weighted(self, key: str, weight: torch.Tensor | None) -> torch.Tensor:
-        """``weight * operation(x)``; ``weight`` is (channels,) or None for 1."""
-        operation = self._operations[key]
-        if not operation.has_parameters:
-            if key not in self._parameter_free:
-                self._parameter_free[key] = operation(self._x)
-            feature = self._parameter_free[key]
-            return feature if weight is None else feature * weight.to(feature.dtype).view(-1, 1, 1)
+    def of(self, key: str) -> torch.Tensor:
+        """``operation(x)``, made once."""
+        if key not in self._made:
+            operation = self._operation(key)
+            self._made[key] = operation.normalise(self._body_of(operation))
+        return self._made[key]
+
+    def weighted(self, key: str, weight: torch.Tensor) -> torch.Tensor:
+        """``weight * operation(x)``; ``weight`` is (channels,)."""
+        operation = self._operation(key)
+        return operation.normalise(self._body_of(operation), weight)
+
+    def _operation(self, key: str) -> WeightedOperation:
+        return cast(WeightedOperation, self._operations[key])
+
+    def _body_of(self, operation: WeightedOperation) -> torch.Tensor:
+        """What precedes the BatchNorm of an operation; made once if it has no parameters."""
+        key = operation.body_key
+        if key is None:
+            return operation.body(self._input_of(operation))
+        if key not in self._bodies:
+            self._bodies[key] = operation.body(self._input_of(operation))
+        return self._bodies[key]
+
+    def _input_of(self, operation: WeightedOperation) -> torch.Tensor:
         if not operation.rectified:
-            return operation(self._x, weight)
+            return self._x
         if self._rectified is None:
             self._rectified = self._x.relu()
-        return operation(self._rectified, weight)
+        return self._rectified

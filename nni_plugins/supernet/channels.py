@@ -67,4 +67,4 @@ class PartialChannels:
 
 def bypass_of(x: torch.Tensor, halved: bool) -> torch.Tensor:
     """What the bypassing channels contribute to an edge: themselves, or a 2x2 max pooling where the edge halves."""
-    return F.max_pool2d(x, 2) if halved else x
+    return F.max_pool2d(x, 2, ceil_mode=True) if halved else x

@@ -58,8 +58,8 @@ class MixedLayer(_MixedChoice):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.derived_only:
-            (chosen,) = self.architecture.export().values()
-            return self._run(self.architecture.candidates.index(chosen), x, None)
+            (chosen,) = self.architecture.connections()
+            return self._run(chosen, x, None)
         total: torch.Tensor | None = None
         for k, weight in enumerate(self.architecture.weights().unbind(0)):
             if self.architecture.candidates[k] == NO_OPERATION:
@@ -93,8 +93,7 @@ class MixedInput(_MixedChoice):
 
     def forward(self, candidates: list[torch.Tensor]) -> torch.Tensor:
         if self.derived_only:
-            (chosen,) = self.architecture.export().values()
-            inputs = [candidates[i] for i in cast("list[int]", chosen)]
+            inputs = [candidates[i] for i in self.architecture.connections()]
             total = torch.stack(inputs).sum(0)
             return total / len(inputs) if self.reduction == "mean" else total
         weights = self.architecture.weights().unbind(0)

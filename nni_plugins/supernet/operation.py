@@ -7,6 +7,7 @@ for the backward pass, and the gradient of ``p_k`` falls out of BatchNorm's own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -21,18 +22,26 @@ class WeightedOperation(nn.Module):
     ----------
     operation
         The candidate. If it starts with a ReLU, the mixture hands it the rectified input, made once per source; if it
-        ends with a BatchNorm, the mixture weight goes into that. Without parameters, all edges from one source compute
-        the same feature with it (``has_parameters`` is False).
+        ends with a BatchNorm, the mixture weight goes into that. Without parameters (``has_parameters`` is False) all
+        edges from one source compute the same feature with it, unless a module of it says ``deterministic = False``.
+        Where only the part before the BatchNorm is like that (pooling, in RF-DARTS), ``body_key`` names that part.
     """
 
     def __init__(self, operation: nn.Module) -> None:
         super().__init__()
-        layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
-        self.rectified = isinstance(layers[0], nn.ReLU)
-        folds = isinstance(layers[-1], nn.BatchNorm2d)
+        is_sequence = isinstance(operation, nn.Sequential) and type(operation).forward is nn.Sequential.forward
+        layers = list(cast(nn.Sequential, operation)) if is_sequence else [operation]
+        self.rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
+        folds = bool(layers) and isinstance(layers[-1], nn.BatchNorm2d)
         self.norm = cast(nn.BatchNorm2d, layers.pop()) if folds else None
         self.body = nn.Sequential(*layers[1:] if self.rectified else layers)
         self.has_parameters = next(operation.parameters(), None) is not None
+        deterministic = all(getattr(module, "deterministic", True) for module in operation.modules())
+        self.computes_the_same = deterministic and not self.has_parameters
+        # what a module of someone else's does may not show in its repr
+        told_by_repr = all(type(module).__module__.startswith("torch.nn") for module in self.body.modules())
+        shares_body = told_by_repr and next(self.body.parameters(), None) is None
+        self.body_key = f"{self.rectified} {self.body}" if shares_body else None
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """``weight * operation(x)``.
@@ -44,18 +53,45 @@ class WeightedOperation(nn.Module):
         weight
             The mixture weight, repeated for every channel: (channels,). None for 1.
         """
-        x = self.body(x)
+        return self.normalise(self.body(x), weight)
+
+    def normalise(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """``weight * operation``, from what its part before the BatchNorm has made."""
         if self.norm is None:
-            return x if weight is None else x * weight.to(x.dtype).view(-1, 1, 1)
+            return x if weight is None else x * weight.to(x.dtype).view(-1, *(1 for _ in x.shape[2:]))
         return self.norm(x) if weight is None else scaled_batch_norm(self.norm, x, weight)
 
 
 def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,)."""
-    if norm.training and norm.num_batches_tracked is not None:
+    tracks = norm.track_running_stats
+    if norm.training and tracks and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     scale = weight if norm.weight is None else weight * norm.weight
     shift = None if norm.bias is None else weight * norm.bias
-    momentum = 0.0 if norm.momentum is None else norm.momentum
+    momentum = norm.momentum
+    if momentum is None:  # a cumulative average, as in nn.BatchNorm2d
+        seen = norm.num_batches_tracked
+        momentum = 0.0 if seen is None else 1 / max(1.0, float(seen))
     use_batch = norm.training or norm.running_mean is None
-    return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, use_batch, momentum, norm.eps)
+    mean, var = (norm.running_mean, norm.running_var) if tracks or not norm.training else (None, None)
+    return F.batch_norm(x, mean, var, scale, shift, use_batch, momentum, norm.eps)
+
+
+def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """``sum_k weights[t, k] * features[k]`` for every t, as one matrix product.
+
+    Parameters
+    ----------
+    weights
+        (targets, features).
+    features
+        Tensors of one shape (batch, channels, height, width).
+    """
+    stacked = torch.cat(list(features))  # unlike torch.stack, this keeps channels-last
+    last = stacked.is_contiguous(memory_format=torch.channels_last) and not stacked.is_contiguous()
+    if last:
+        stacked = stacked.permute(0, 2, 3, 1)
+    sums = weights.to(stacked.dtype) @ stacked.reshape(len(features), -1)
+    sums = sums.view(len(weights), -1, *stacked.shape[1:])
+    return (sums.permute(0, 1, 4, 2, 3) if last else sums).unbind(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -17,6 +17,9 @@ INITIAL_SCALE = 1e-3
 """Standard deviation of the initial architecture parameters [DARTS, released code]."""
 
 NO_OPERATION = "none"
+
+LOWEST_TEMPERATURE = 1e-6
+"""Where a decaying temperature stops: colder, and the logits would overflow."""
 
 
 class Derived(NamedTuple):
@@ -37,13 +40,13 @@ class Topology:
     operations
         Names of the candidates, in the order of alpha's columns.
     connections
-        Connections that a node keeps.
+        What a node keeps: a fixed number of connections, one from ``"every input"``, or ``"any"`` number.
     """
 
     num_inputs: int
     num_nodes: int
     operations: tuple[str, ...]
-    connections: int
+    connections: int | Literal["every input", "any"]
 
     @property
     def targets(self) -> range:
@@ -64,6 +67,12 @@ class Topology:
 class Relaxation(Protocol):
     """How architecture parameters become mixture weights and connections."""
 
+    learns_topology: ClassVar[bool]
+    """Whether it decides how many connections a node keeps; otherwise the cell says how many."""
+
+    def temperature(self, epoch: int) -> float:
+        """What ``alpha`` is divided by in epoch ``epoch`` (from 0) before :meth:`weights` and :meth:`derive` see it."""
+
     def init(self, topology: Topology) -> dict[str, torch.Tensor]:
         """Initial architecture parameters by name."""
 
@@ -80,15 +89,55 @@ class Relaxation(Protocol):
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Tempered:
+    """A softmax with a temperature: ``p[e, k] = exp(alpha[e, k] / tau) / sum_l exp(alpha[e, l] / tau)``.
+
+    Parameters
+    ----------
+    tau
+        Temperature of the first epoch; 1 is the plain softmax.
+    tau_decay
+        Factor on the temperature after every epoch, above 0 and at most 1; 1 keeps it.
+
+    Raises
+    ------
+    ValueError
+        If the temperature or its decay is out of range.
+    """
+
+    tau: float = 1.0
+    tau_decay: float = 1.0
+
+    learns_topology: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau < float("inf"):
+            raise ValueError(f"The temperature tau must be positive, got {self.tau}; 1 is the plain softmax.")
+        if not 0 < self.tau_decay <= 1:
+            raise ValueError(
+                f"tau_decay must be above 0 and at most 1, got {self.tau_decay}; 1 keeps the temperature as it is."
+            )
+
+    def temperature(self, epoch: int) -> float:
+        """``tau * tau_decay ** epoch``, never below :data:`LOWEST_TEMPERATURE` or ``tau``, whichever is lower."""
+        return max(self.tau * self.tau_decay**epoch, min(self.tau, LOWEST_TEMPERATURE))
+
+
+@dataclass(frozen=True)
+class Softmax(Tempered):
     """Softmax over the operations of each edge [DARTS eq. 2; BNAS-D].
 
     ``p[e, k] = exp(alpha[e, k]) / sum_l exp(alpha[e, l])``; a node is the sum of its edges. ``none`` takes its share
     of the softmax.
+
+    Parameters
+    ----------
+    tau, tau_decay
+        As in :class:`Tempered`.
     """
 
     def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        return {"alpha": INITIAL_SCALE * torch.randn(len(topology.edges), len(topology.operations))}
+        return {"alpha": initial_alpha(topology)}
 
     def weights(
         self, parameters: Mapping[str, torch.Tensor], topology: Topology
@@ -96,19 +145,23 @@ class Softmax:
         return parameters["alpha"].softmax(-1), None
 
     def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        return strongest_inputs(self.weights(parameters, topology)[0], topology)
+        return strongest_connections(self.weights(parameters, topology)[0], topology)
 
 
 @dataclass(frozen=True)
-class EdgeNormalisation:
+class EdgeNormalisation(Tempered):
     """Softmax over operations, times a softmax over the edges into each node [PC-DARTS eq. 3; BNAS-v2-PC].
 
     ``w[i, j, k] = softmax_i(beta[., j])[i] * softmax_k(alpha[i, j, .])[k]`` for the edge from i to j.
+
+    Parameters
+    ----------
+    tau, tau_decay
+        Of the softmax over operations; as in :class:`Tempered`.
     """
 
     def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        edges = len(topology.edges)
-        return Softmax().init(topology) | {"beta": INITIAL_SCALE * torch.randn(edges)}
+        return {"alpha": initial_alpha(topology), "beta": INITIAL_SCALE * torch.randn(len(topology.edges))}
 
     def weights(
         self, parameters: Mapping[str, torch.Tensor], topology: Topology
@@ -118,7 +171,33 @@ class EdgeNormalisation:
         return parameters["alpha"].softmax(-1) * edges.unsqueeze(1), edges
 
     def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        return strongest_inputs(self.weights(parameters, topology)[0], topology)
+        return strongest_connections(self.weights(parameters, topology)[0], topology)
+
+
+def initial_alpha(topology: Topology) -> torch.Tensor:
+    """Small random logits, (edges, operations)."""
+    return INITIAL_SCALE * torch.randn(len(topology.edges), len(topology.operations))
+
+
+def strongest_connections(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
+    """The connections that a cell with a given number of them keeps, by the weights of its operations.
+
+    Parameters
+    ----------
+    weights
+        Weight of every operation on every edge, (edges, operations).
+    topology
+        The cell's graph.
+    """
+    if topology.connections == "every input":
+        return strongest_operations(weights, topology)
+    return strongest_inputs(weights, topology)
+
+
+def strongest_operations(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
+    """The NAS-Bench-201 rule: every edge keeps its strongest operation, of equals the first, ``none`` included."""
+    chosen = iter(row.index(max(row)) for row in weights.detach().cpu().tolist())
+    return {target: [Derived(next(chosen), source) for source in range(target)] for target in topology.targets}
 
 
 def strongest_inputs(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
@@ -134,6 +213,7 @@ def strongest_inputs(weights: torch.Tensor, topology: Topology) -> dict[int, lis
     topology
         The cell's graph.
     """
+    assert isinstance(topology.connections, int), "the builder lets no other cell come here"
     table = weights.detach().cpu()
     allowed = [k for k, name in enumerate(topology.operations) if name != NO_OPERATION]
     derived = {}
@@ -148,6 +228,3 @@ def strongest_inputs(weights: torch.Tensor, topology: Topology) -> dict[int, lis
         rest = [d for d in ranked if d not in best_per_source]
         derived[target] = (first + rest)[: topology.connections]
     return derived
-
-
-RelaxationName = Literal["softmax", "edge_normalisation"]

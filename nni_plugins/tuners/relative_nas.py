@@ -119,8 +119,7 @@ class RelativeNASTuner(Tuner):
             "phi": phi,
             "restart_on_collapse": restart_on_collapse,
         }
-        with _ending_the_experiment():
-            check_settings(optimize_mode, generations, **self._settings)
+        check_settings(optimize_mode, generations, **self._settings)
         self._optimize_mode = optimize_mode
         self._generations = generations
 

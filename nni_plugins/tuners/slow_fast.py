@@ -292,6 +292,28 @@ def diversity(state: SlowFastState) -> float:
     return float(np.linalg.norm(state.population - state.population.mean(axis=0), axis=1).mean())
 
 
+def to_plain(state: SlowFastState) -> dict[str, Any]:
+    """The state as lists, dicts, numbers and strings, for a checkpoint in JSON or of torch."""
+    plain = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in state._asdict().items()}
+    return {**plain, "random_state": dict(state.random_state), "known": [list(item) for item in state.known.items()]}
+
+
+def from_plain(plain: Mapping[str, Any]) -> SlowFastState:
+    """Inverse of :func:`to_plain`, to the last bit."""
+    fields = dict(plain)
+    for name in ("population", "velocity", "upper", "losses"):
+        fields[name] = _frozen(np.array(plain[name], dtype=np.float64))
+    fields["pairs"] = _frozen(np.array(plain["pairs"], dtype=np.int64).reshape(-1, 2))
+    for name in ("architectures", "asked"):
+        fields[name] = _hashable(plain[name])
+    fields["known"] = {_hashable(architecture): loss for architecture, loss in plain["known"]}
+    return SlowFastState(**fields)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
 def _generator(state: SlowFastState) -> np.random.Generator:
     bits = np.random.PCG64(0)
     bits.state = dict(state.random_state)  # type: ignore[assignment]

@@ -42,8 +42,7 @@ def running(config: Path) -> Iterator[tuple[Experiment, str]]:
     for _ in range(3):  # NNI gives its tuner ten seconds to start, which a busy machine may miss
         nnictl("create", "--config", str(config), "--port", str(experiment.port))
         identity = experiment.wait_until_up()["id"]
-        time.sleep(12)
-        if experiment.get("check-status")["status"] != "ERROR":
+        if experiment.begins():
             break
         nnictl("stop", identity)
     try:
@@ -52,7 +51,10 @@ def running(config: Path) -> Iterator[tuple[Experiment, str]]:
         subprocess.run([str(BIN / "nnictl"), "stop", identity], env=ENVIRONMENT, capture_output=True, check=False)
 
 
-def wait(experiment: Experiment, done: Callable[[list[dict[str, Any]]], bool], seconds: float = 400) -> list[dict[str, Any]]:
+Trials = list[dict[str, Any]]
+
+
+def wait(experiment: Experiment, done: Callable[[Trials], bool], seconds: float = 400) -> Trials:
     """Trials of the experiment as soon as ``done`` holds of them."""
     deadline = time.monotonic() + seconds
     while not done(trials := experiment.trials()):
@@ -61,5 +63,5 @@ def wait(experiment: Experiment, done: Callable[[list[dict[str, Any]]], bool], s
     return trials
 
 
-def all_ended(number: int) -> Callable[[list[dict[str, Any]]], bool]:
+def all_ended(number: int) -> Callable[[Trials], bool]:
     return lambda trials: sum(trial["status"] in ENDED for trial in trials) >= number

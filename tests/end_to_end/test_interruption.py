@@ -22,15 +22,16 @@ from nni_plugins.data import load_data
 from nni_plugins.search import search
 from nni_plugins.settings import Settings
 
-settings = Settings.of(strategy="bnas_v2_pc", data="digits", seed=3,
-                       overrides={"epochs": 4, "warmup_epochs": 1, "space.channels": 4, "batch_size": 256})
-result = search(settings, load_data("digits"), Path(sys.argv[1]))
+settings = Settings.of(strategy="bnas_v2_pc", data=sys.argv[2], seed=3,
+                       overrides={"epochs": 4, "warmup_epochs": 1, "space.channels": 4, "batch_size": 16})
+result = search(settings, load_data(sys.argv[2]), Path(sys.argv[1]))
 print(result.genotype.to_json())
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True)
+def start(folder: Path, data: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), data]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def final_state(folder: Path) -> dict:
@@ -55,18 +56,18 @@ def assert_identical(left: object, right: object, path: str = "checkpoint") -> N
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: str) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start(folder)
+    process = start(folder, tiny_data)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0
     return folder, output
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    process = start(folder)
+    process = start(folder, tiny_data)
     deadline = time.monotonic() + 400
     while not (folder / "search" / "epoch-0002.ckpt").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -77,9 +78,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_search_ends_bit_identical(uninterrupted: tuple[Path, str], killed: Path) -> None:
+def test_killed_search_ends_bit_identical(uninterrupted: tuple[Path, str], killed: Path, tiny_data: str) -> None:
     folder, genotype = uninterrupted
-    again = start(killed)
+    again = start(killed, tiny_data)
     output, _ = again.communicate(timeout=500)
     assert again.returncode == 0
     lines = [line for line in output.splitlines() if line.startswith("search epoch")]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from nni_plugins import check
@@ -15,24 +13,11 @@ from search_spaces import Genotype
 
 from .experiment import ROOT, all_ended, nnictl, running, wait, write_config
 
+TRIAL = f"{sys.executable} -W ignore -m nni_plugins.trial"
 TINY = (
     "--set epochs=3 --set batch_size=16 --set space.channels=4 --set retrain.epochs=1 --set retrain.batch_size=16 "
     "--set retrain.cutout=0 --set net.channels=4 --set net.deep_cells=0 --set net.enhancement_cells=1"
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two classes of 8x8 images, bright and dark."""
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split, number in (("train", 128), ("test", 64)):
-        labels = np.arange(number) % 2
-        arrays[f"x_{split}"] = (rng.integers(0, 90, (number, 8, 8)) + 150 * labels[:, None, None]).astype(np.uint8)
-        arrays[f"y_{split}"] = labels
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, **arrays)
-    return f"npz:{path}"
 
 
 def config(folder: Path, data: str, seeds: list[int], concurrency: int) -> Path:
@@ -43,7 +28,7 @@ def config(folder: Path, data: str, seeds: list[int], concurrency: int) -> Path:
                 "strategy": {"_type": "choice", "_value": ["bnas_d", "bnas_v2_pc"]},
                 "seed": {"_type": "choice", "_value": seeds},
             },
-            "trialCommand": f"{sys.executable} -W ignore -m nni_plugins.trial --data {data} --exported {folder}/exported {TINY}",
+            "trialCommand": f"{TRIAL} --data {data} --exported {folder}/exported {TINY}",
             "trialCodeDirectory": str(ROOT),
             "trialConcurrency": concurrency,
             "maxTrialNumber": 2 * len(seeds),
@@ -53,15 +38,15 @@ def config(folder: Path, data: str, seeds: list[int], concurrency: int) -> Path:
     )
 
 
-def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, data: str) -> None:
-    with running(config(tmp_path, data, seeds=[5], concurrency=2)) as (experiment, identity):
+def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data: str) -> None:
+    with running(config(tmp_path, tiny_data, seeds=[5], concurrency=2)) as (experiment, identity):
         trials = wait(experiment, all_ended(2))
         assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
         assert sorted(json.loads(t["hyperParameters"][0])["parameter_id"] for t in trials) == [0, 1]
         for trial in trials:
             sent = json.loads(trial["hyperParameters"][0])
             metrics = experiment.get(f"metric-data/{trial['trialJobId']}")
-            assert {m["parameterId"] for m in metrics} == {str(sent["parameter_id"])}
+            assert {str(m["parameterId"]) for m in metrics} == {str(sent["parameter_id"])}
             folder = tmp_path / "exported" / f"{identity}-{trial['trialJobId']}"
             report = json.loads((folder / "report.json").read_text())
             assert report["settings"]["strategy"] == sent["parameters"]["strategy"]
@@ -79,8 +64,8 @@ def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, data: str)
             assert events, "TensorBoard logs lie where NNI looks for them"
 
 
-def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, data: str) -> None:
-    path = config(tmp_path, data, seeds=[7], concurrency=1)
+def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str) -> None:
+    path = config(tmp_path, tiny_data, seeds=[7], concurrency=1)
     with running(path) as (experiment, identity):
         wait(experiment, lambda trials: bool(trials) and bool(experiment.last_metrics(trials[0], "PERIODICAL")))
         trial = experiment.trials()[0]["trialJobId"]

@@ -102,7 +102,7 @@ def test_the_darts_genes_are_those_of_the_model_space_in_nni() -> None:
     space = DARTS(width=4, num_cells=3, dataset="cifar")
     encoding, paper = model_space_encoding(space.simplify()), darts_encoding()
     assert list(encoding.variables.items()) == list(paper.variables.items())
-    assert DARTS.DARTS_OPS == list(DARTS_OPERATIONS)
+    assert list(DARTS_OPERATIONS) == DARTS.DARTS_OPS
     population = np.random.default_rng(0).random((3, 32)) * paper.upper
     for architecture in paper.decode(population):
         assert space.contains(paper.sample(architecture))
@@ -210,7 +210,7 @@ def test_samples_of_another_space_are_refused(changes: dict[str, Any], message: 
 def test_wrong_subsets_are_refused() -> None:
     encoding = Encoding({"x": Subset((1, 2, 3), 2), "y": Choice((0, 1), as_list=True)})
     for x, y in (([1], [0]), ([1, 1], [0]), ([1, 4], [0]), (3, [0]), ([1, 2], [0, 1]), ([1, 2], [])):
-        with pytest.raises(ValueError, match="is not a value of '[xy]' in this space"):
+        with pytest.raises(ValueError, match=r"is not a value of '[xy]' in this space"):
             encoding.architecture({"x": x, "y": y})
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -174,6 +176,18 @@ def test_ask_and_tell_leave_their_argument_as_it_was() -> None:
     assert slow_fast.ask(state, decode=decode)[0].pairs.tolist() == opened.pairs.tolist()
     with pytest.raises(ValueError, match="read-only"):
         state.population[0] = 0.0
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_state_survives_json_to_the_last_bit(opened: bool) -> None:
+    state = step(step(slow_fast.start(UPPER, seed=9, phi=0.1)))
+    if opened:
+        state, _ = slow_fast.ask(state, decode=decode)
+    again = slow_fast.from_plain(json.loads(json.dumps(slow_fast.to_plain(state))))
+    for name, value in state._asdict().items():
+        np.testing.assert_equal(getattr(again, name), value)
+    if not opened:
+        assert step(again).population.tobytes() == step(state).population.tobytes()
 
 
 def test_a_collapsed_population_is_redrawn_around_its_best_only_if_asked_to() -> None:

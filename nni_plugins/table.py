@@ -1,0 +1,185 @@
+"""NAS-Bench-201's table: what every cell of the space reaches, looked up in place of training it.
+
+A table tells how good a search was. It must never take part in one: a search that asks it is no search.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.genotype import Genotype
+from search_spaces.layout import LAYOUTS
+from search_spaces.nasbench201 import BENCHMARK_NAMES, NAME, to_architecture_string
+
+DATASETS = ("cifar10", "cifar100", "imagenet16")
+_NNI_DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet16-120"}
+EPOCHS = 200
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""(source, target) in the order of the architecture string."""
+
+Operations = tuple[str, ...]
+"""The operations of a cell on :data:`EDGES`, by the names of this package."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the table says of one cell.
+
+    Parameters
+    ----------
+    architecture
+        The benchmark's name of the cell.
+    accuracy
+        Test accuracy in percent, by data set.
+    rank
+        1 for the best cell of the table, by data set; equals share the better rank.
+    cells
+        Number of cells in the table; 15,625 in a complete one.
+    """
+
+    architecture: str
+    accuracy: Mapping[str, float]
+    rank: Mapping[str, int]
+    cells: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "architecture": self.architecture,
+            "accuracy": dict(self.accuracy),
+            "rank": dict(self.rank),
+            "cells_in_table": self.cells,
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """Test accuracies of NAS-Bench-201 cells after 200 epochs, the mean over seeds.
+
+    Parameters
+    ----------
+    rows
+        Row of every cell.
+    accuracy
+        Percent, (cells,), by data set.
+    """
+
+    rows: Mapping[Operations, int]
+    accuracy: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Table:
+        """Read an ``.npz`` file.
+
+        Its columns are ``op_names`` (operations, by this package's or the benchmark's names), ``ops`` (cells, 6), which
+        numbers them on the edges in the order of the architecture string, and ``test_cifar10``, ``test_cifar100`` and
+        ``test_imagenet16`` (cells,) in percent. Others are not read.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no table; the sentence says what is missing.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no table at {path}; give the path of a NAS-Bench-201 .npz file.")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files if name in _COLUMNS}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError):
+            raise ValueError(f"{path} is not an .npz file; expected one with the columns {_wanted()}.") from None
+        missing = [name for name in _COLUMNS if name not in columns]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {', '.join(missing)}; a NAS-Bench-201 table has {_wanted()}.")
+        ops = columns["ops"]
+        lengths = {name: len(columns[name]) for name in _ACCURACIES}
+        if ops.ndim != 2 or ops.shape[1] != len(EDGES) or set(lengths.values()) != {len(ops)}:
+            raise ValueError(
+                f"{path} has ops of shape {ops.shape} and accuracies of lengths {lengths}; expected ops (cells, 6) and "
+                "as many accuracies as cells."
+            )
+        names = [_OUR_NAMES.get(str(name), str(name)) for name in columns["op_names"]]
+        known = LAYOUTS[NAME].operations
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{path} has the operation {unknown[0]!r}; NAS-Bench-201 has {', '.join(known)}.")
+        if ops.size and not 0 <= ops.min() <= ops.max() < len(names):
+            raise ValueError(
+                f"{path} has operation numbers from {ops.min()} to {ops.max()} for {len(names)} op_names; expected "
+                f"numbers from 0 to {len(names) - 1}."
+            )
+        rows = {tuple(names[k] for k in cell): row for row, cell in enumerate(ops.tolist())}
+        return cls(
+            MappingProxyType(rows),
+            MappingProxyType({name: columns[f"test_{name}"].astype(np.float64) for name in DATASETS}),
+        )
+
+    @classmethod
+    def from_nni(cls) -> Table:
+        """Read NNI's own benchmark database.
+
+        Raises
+        ------
+        ValueError
+            If it, or the package that reads it, is not installed.
+        """
+        try:
+            importlib.import_module("peewee")  # without it, NNI's package raises a NameError
+            from nni.nas.benchmark.nasbench201 import query_nb201_trial_stats
+
+            found: dict[str, dict[Operations, float]] = {name: {} for name in DATASETS}
+            for name, accuracies in found.items():
+                for trial in query_nb201_trial_stats(None, EPOCHS, _NNI_DATASETS[name], reduction="mean"):
+                    edges = trial["config"]["arch"]
+                    cell = tuple(edges[f"{source}_{target}"] for source, target in EDGES)
+                    accuracies[cell] = trial["test_acc"]
+        except (ImportError, FileNotFoundError) as error:
+            raise ValueError(
+                f"NNI's NAS-Bench-201 database cannot be read ({error}); install peewee below 4 and run "
+                "nni.nas.benchmark.download_benchmark('nasbench201'), or give an .npz table."
+            ) from None
+        cells = sorted(set.intersection(*(set(accuracies) for accuracies in found.values())))
+        return cls(
+            MappingProxyType({cell: row for row, cell in enumerate(cells)}),
+            MappingProxyType({name: np.array([found[name][cell] for cell in cells]) for name in DATASETS}),
+        )
+
+
+_OUR_NAMES = {theirs: ours for ours, theirs in BENCHMARK_NAMES.items()}
+_ACCURACIES = tuple(f"test_{name}" for name in DATASETS)
+_COLUMNS = ("op_names", "ops", *_ACCURACIES)
+
+
+def _wanted() -> str:
+    return ", ".join(_COLUMNS)
+
+
+def score(genotype: Genotype, table: Table) -> Score:
+    """Look a cell up.
+
+    Raises
+    ------
+    ValueError
+        If the genotype belongs to another space, or the table does not have it.
+    """
+    architecture = to_architecture_string(genotype)
+    (nodes,) = genotype.cells.values()
+    by_edge = {(source, target): operation for target, node in enumerate(nodes, 1) for operation, source in node}
+    row = table.rows.get(tuple(by_edge[edge] for edge in EDGES))
+    if row is None:
+        raise ValueError(
+            f"The table does not have the cell {architecture}; it has {len(table.rows)} cells, a complete one has 15625."
+        )
+    accuracy = {name: float(values[row]) for name, values in table.accuracy.items()}
+    rank = {name: 1 + int((values > values[row]).sum()) for name, values in table.accuracy.items()}
+    return Score(architecture, MappingProxyType(accuracy), MappingProxyType(rank), len(table.rows))

@@ -1,0 +1,30 @@
+"""What tests of several packages share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def nni_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder in which NNI lists its experiments; their own folder is for the test to set."""
+    monkeypatch.setattr("nni.tools.nnictl.config_utils.Experiments.__init__.__defaults__", (str(tmp_path),))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """``--data`` text of 128 + 64 images of 8x8 in two classes, dark and bright."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split, number in (("train", 128), ("test", 64)):
+        labels = np.arange(number) % 2
+        arrays[f"x_{split}"] = (rng.integers(0, 90, (number, 8, 8)) + 150 * labels[:, None, None]).astype(np.uint8)
+        arrays[f"y_{split}"] = labels
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **arrays)
+    return f"npz:{path}"
