@@ -28,7 +28,7 @@ from .console import complain
 ENDED = {"SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"}
 OVER = {"DONE", "ERROR", "STOPPED"}
 SECONDS_TO_START = 120
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 class Experiment:

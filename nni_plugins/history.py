@@ -29,7 +29,8 @@ _HEADING_HEIGHT = 0.75
 def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, title: str | None = None) -> str:
     """Draw the cells of all epochs: epochs along x, one row per edge, one colour per operation, and the skip count.
 
-    An edge that was not kept in an epoch stays white. The dashed line is where :func:`~nni_plugins.collapse.skip_warning` warns.
+    An edge that was not kept in an epoch stays white. The dashed line is where
+    :func:`~nni_plugins.collapse.skip_warning` warns.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
         raise ValueError("A history needs the genotype of at least one epoch, got none.")
     if spaces := {genotype.space for genotype in genotypes} - {genotypes[0].space}:
         raise ValueError(f"A history is that of one space, got {genotypes[0].space} and {', '.join(sorted(spaces))}.")
-    operations = _in_order({op for genotype in genotypes for picks in picked_operations(genotype).values() for op in picks})
+    picks = [names for genotype in genotypes for names in picked_operations(genotype).values()]
+    operations = _in_order({name for names in picks for name in names})
     colours = _colours(operations)
     kinds = list(genotypes[0].cells)
     edges = {kind: _edges(genotypes, kind) for kind in kinds}
@@ -81,7 +83,8 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
 def _edges(genotypes: Sequence[Genotype], kind: str) -> list[tuple[int, int]]:
     """Every edge of a cell as (source, target), target by target."""
     first = genotypes[0].num_inputs
-    return [(source, first + index) for index in range(len(genotypes[0].cells[kind])) for source in range(first + index)]
+    targets = range(first, first + len(genotypes[0].cells[kind]))
+    return [(source, target) for target in targets for source in range(target)]
 
 
 def _draw_cells(

@@ -95,7 +95,9 @@ class Table:
         if not path.is_file():
             raise FileNotFoundError(f"There is no table at {path}; give the path of a NAS-Bench-201 .npz file.")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with zipfile.ZipFile(path):
+                file = np.load(path, allow_pickle=False)
+            with file:
                 columns = {name: file[name] for name in file.files if name in _COLUMNS}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError):
             raise ValueError(f"{path} is not an .npz file; expected one with the columns {_wanted()}.") from None
@@ -178,7 +180,8 @@ def score(genotype: Genotype, table: Table) -> Score:
     row = table.rows.get(tuple(by_edge[edge] for edge in EDGES))
     if row is None:
         raise ValueError(
-            f"The table does not have the cell {architecture}; it has {len(table.rows)} cells, a complete one has 15625."
+            f"The table does not have the cell {architecture}; it has {len(table.rows)} cells, a complete one has "
+            "15625."
         )
     accuracy = {name: float(values[row]) for name, values in table.accuracy.items()}
     rank = {name: 1 + int((values > values[row]).sum()) for name, values in table.accuracy.items()}

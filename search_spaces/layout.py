@@ -64,7 +64,7 @@ class Layout:
         return str(self.edge_operations[kind][source, target].index(operation))
 
     def from_candidate(self, kind: str, source: int, target: int, candidate: str) -> str:
-        """The operation that NNI's sample calls ``candidate`` on an edge; what the edge does not have stays as it is."""
+        """The operation that NNI's sample calls ``candidate`` on an edge; one that it does not have stays as it is."""
         if kind not in self.edge_operations:
             return candidate
         numbered = dict(enumerate(self.edge_operations[kind].get((source, target), ())))

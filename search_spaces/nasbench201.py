@@ -120,7 +120,8 @@ def from_architecture_string(text: str) -> Genotype:
         connections = re.findall(r"([^|~]+)~(\d+)\|", node)
         if "|" + "".join(f"{operation}~{source}|" for operation, source in connections) != node:
             raise ValueError(_unreadable(text, f"{node!r} is not |operation~input|...|"))
-        nodes.append(tuple(Connection(_HUB_NAMES.get(operation, operation), int(source)) for operation, source in connections))
+        named = ((_HUB_NAMES.get(operation, operation), int(source)) for operation, source in connections)
+        nodes.append(tuple(Connection(operation, source) for operation, source in named))
         for operation, source in nodes[-1]:
             if operation not in _LAYOUT.operations:
                 raise ValueError(_unreadable(text, f"{operation!r} is no operation of the space"))

@@ -7,8 +7,8 @@ supernet but BatchNorm:
     alpha  <-  alpha - lr * grad_alpha L_val(gamma, beta, alpha; w_0)
     gamma, beta  <-  descent on L_train(gamma, beta, alpha; w_0)        w_0: convolutions as they were drawn
 
-so that candidates put out random features, a skip connection has no one's training to help, and the competition is fair.
-PC-DARTS mixes a quarter of the channels and normalises edges; RF-PCDARTS does both.
+so that candidates put out random features, a skip connection has no one's training to help, and the competition is
+fair. PC-DARTS mixes a quarter of the channels and normalises edges; RF-PCDARTS does both.
 
 Where the paper of RF-DARTS is silent (classifier, initialisation, learning rates, order) see
 :class:`~nni_plugins.strategies.trainable.BatchNormOnly`; rates, weight decay and order are those of the base method.

@@ -73,7 +73,7 @@ class Builder:
             elif isinstance(module, MutableModule) and module is not space and module.mutables:
                 raise ValueError(
                     f"{name} ({type(module).__name__}) cannot be relaxed; express its choice with Cell, LayerChoice or "
-                    "InputChoice, or pass a mutation hook for it."
+                    "InputChoice."
                 )
         self._engines = _engines(self.engine_cells, labels)
 

@@ -1,9 +1,9 @@
 """Convolutions that do not train: no weight gradient is computed, and no input kept for one.
 
-The input's gradient of a convolution needs the output's gradient and the weight alone, but torch keeps the input of every
-convolution for the weight's gradient, wanted or not. In a supernet whose convolutions are frozen these inputs are a good
-part of what a step keeps in memory. At stride 1 the input's gradient is itself a convolution, with the flipped kernel
-whose input and output channels change places.
+The input's gradient of a convolution needs the output's gradient and the weight alone, but torch keeps the input of
+every convolution for the weight's gradient, wanted or not. In a supernet whose convolutions are frozen these inputs are
+a good part of what a step keeps in memory. At stride 1 the input's gradient is itself a convolution, with the flipped
+kernel whose input and output channels change places.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.grad import conv2d_input
 
 
 class _FrozenConvolution(torch.autograd.Function):

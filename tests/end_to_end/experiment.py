@@ -39,7 +39,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
 def running(config: Path) -> Iterator[tuple[Experiment, str]]:
     """Create the experiment of ``config``; it is stopped whatever happens."""
     experiment = Experiment(free_port(18080))
-    for _ in range(3):  # NNI gives its tuner ten seconds to start, which a busy machine may miss
+    for _ in range(5):  # NNI gives its tuner ten seconds to start, which a busy machine may miss
         nnictl("create", "--config", str(config), "--port", str(experiment.port))
         identity = experiment.wait_until_up()["id"]
         if experiment.begins():

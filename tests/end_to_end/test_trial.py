@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nni_plugins import check
 from search_spaces import Genotype
@@ -20,26 +21,18 @@ TINY = (
 )
 
 
-def config(folder: Path, data: str, seeds: list[int], concurrency: int) -> Path:
+def config(folder: Path, data: str, concurrency: int) -> Path:
+    """The first example, with two of its strategies, on tiny data."""
+    content = yaml.safe_load((ROOT / "examples" / "bnas_v2.yml").read_text())
+    content["searchSpace"]["strategy"]["_value"] = ["bnas_d", "bnas_v2_pc"]
+    content["trialCommand"] = f"{TRIAL} --data {data} --exported {folder}/exported {TINY}"
     return write_config(
-        folder,
-        {
-            "searchSpace": {
-                "strategy": {"_type": "choice", "_value": ["bnas_d", "bnas_v2_pc"]},
-                "seed": {"_type": "choice", "_value": seeds},
-            },
-            "trialCommand": f"{TRIAL} --data {data} --exported {folder}/exported {TINY}",
-            "trialCodeDirectory": str(ROOT),
-            "trialConcurrency": concurrency,
-            "maxTrialNumber": 2 * len(seeds),
-            "tuner": {"name": "GridSearch"},
-            "trainingService": {"platform": "local"},
-        },
+        folder, {**content, "trialCodeDirectory": str(ROOT), "trialConcurrency": concurrency, "maxTrialNumber": 2}
     )
 
 
 def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data: str) -> None:
-    with running(config(tmp_path, tiny_data, seeds=[5], concurrency=2)) as (experiment, identity):
+    with running(config(tmp_path, tiny_data, concurrency=2)) as (experiment, identity):
         trials = wait(experiment, all_ended(2))
         assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
         assert sorted(json.loads(t["hyperParameters"][0])["parameter_id"] for t in trials) == [0, 1]
@@ -50,7 +43,7 @@ def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data:
             folder = tmp_path / "exported" / f"{identity}-{trial['trialJobId']}"
             report = json.loads((folder / "report.json").read_text())
             assert report["settings"]["strategy"] == sent["parameters"]["strategy"]
-            assert report["seed"] == 5
+            assert report["seed"] == sent["parameters"]["seed"] == 1
 
             epochs = [json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"]
             assert [e["default"] for e in epochs] == [e["default"] for e in report["search_history"]]
@@ -65,7 +58,7 @@ def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data:
 
 
 def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str) -> None:
-    path = config(tmp_path, tiny_data, seeds=[7], concurrency=1)
+    path = config(tmp_path, tiny_data, concurrency=1)
     with running(path) as (experiment, identity):
         wait(experiment, lambda trials: bool(trials) and bool(experiment.last_metrics(trials[0], "PERIODICAL")))
         trial = experiment.trials()[0]["trialJobId"]

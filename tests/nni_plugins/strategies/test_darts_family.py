@@ -231,7 +231,7 @@ def test_a_classifier_that_is_not_there() -> None:
 
 
 def test_partial_channels_need_operations_that_can_be_built_narrower() -> None:
-    with pytest.raises(ValueError, match="cells.0 has a ready-made candidate"):
+    with pytest.raises(ValueError, match=r"cells\.0 has a ready-made candidate"):
         RFPCDARTS().mutate_model(NASBench201(channels=4, cells=1))
 
 
