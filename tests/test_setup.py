@@ -134,7 +134,9 @@ class TestMakefile:
     def test_the_interpreter_and_the_tests_can_be_chosen(self, copy: Path) -> None:
         commands = make(copy, "-n", "test", "PYTHON=python3.12", "PYTEST_ARGS=-x").stdout.splitlines()
         assert '--python "python3.12"' in commands[0]
-        assert commands[-1] == ".venv/bin/python -m pytest -x"
+        runs = [command for command in commands if "-m pytest" in command]
+        assert len(runs) == 2
+        assert all(" -x ||" in run for run in runs)
 
     def test_help_names_every_target(self, copy: Path) -> None:
         listed = re.findall(r"^  make (\w+) ", make(copy).stdout, flags=re.MULTILINE)

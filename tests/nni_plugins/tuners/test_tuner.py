@@ -428,13 +428,3 @@ def test_the_registration_names_the_class() -> None:
     assert meta["builtinName"] == "RelativeNAS"
     assert meta["className"] == f"{RelativeNASTuner.__module__}.{RelativeNASTuner.__name__}"
     assert meta["algoType"] == "tuner"
-
-
-def test_the_example_is_a_search_that_the_tuner_takes() -> None:
-    config = yaml.safe_load((REPOSITORY / "examples" / "relative_nas_tuner.yml").read_text())
-    assert config["tuner"]["className"] == f"{RelativeNASTuner.__module__}.{RelativeNASTuner.__name__}"
-    tuner = RelativeNASTuner(**config["tuner"]["classArgs"])
-    tuner.update_search_space(config["searchSpace"])
-    assert tuner.generate_parameters(0).keys() == {
-        f"cell/{edge}" for edge in ["0_1", "0_2", "1_2", "0_3", "1_3", "2_3"]
-    }
