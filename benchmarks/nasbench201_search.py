@@ -1,11 +1,12 @@
 """Differentiable searches on NAS-Bench-201, their cells scored by the table after every epoch.
 
-    python benchmarks/nasbench201_search.py npz:CIFAR10.npz NB201.npz                                   # published size
-    python benchmarks/nasbench201_search.py npz:CIFAR10.npz NB201.npz --images 10000 --size 16 --channels 4 --cells 1 \\
-        --epochs 12 --arch-lr 3e-3                                                                      # on a CPU
+    python benchmarks/nasbench201_search.py npz:CIFAR10.npz NB201.npz              # the published size, on a GPU
+    python benchmarks/nasbench201_search.py npz:CIFAR10.npz NB201.npz --images 10000 --size 16 --channels 4 \\
+        --cells 1 --epochs 12 --arch-lr 3e-3 --workers 2                           # half an hour of 2 cores
 
-Every search has the same images, halves, batches, steps and optimisers, and a process of its own; the table is read when
-all searches are done. A search that is finished is kept under ``OUTPUT/runs`` and not run again with the same settings.
+Every search has the same images, halves, batches, steps and optimisers, and a process of its own; the table is read
+when all searches are done. A search that is finished is kept under ``OUTPUT/runs`` and not run again with the same
+settings.
 """
 
 from __future__ import annotations
@@ -177,10 +178,11 @@ def markdown(runs: dict[str, list[dict[str, Any]]], table: Any, arguments: argpa
     lines = [
         "# Searches on NAS-Bench-201",
         "",
-        f"{Path(arguments.data).name}, {images} training images at {arguments.size}x{arguments.size}, C={arguments.channels}, "
-        f"{arguments.cells} cell(s) a stage, {arguments.epochs} epochs, batch {arguments.batch}, weights' learning rate "
-        f"{arguments.lr:g}, alpha's {arguments.arch_lr:g}, {arguments.seeds} seed(s); {any_run['device']}, torch "
-        f"{any_run['torch']}. Test accuracy of the last epoch's cell from the table, percent; mean ± standard deviation.",
+        f"{Path(arguments.data).name}, {images} training images at {arguments.size}x{arguments.size}, "
+        f"C={arguments.channels}, {arguments.cells} cell(s) a stage, {arguments.epochs} epochs, batch "
+        f"{arguments.batch}, weights' learning rate {arguments.lr:g}, alpha's {arguments.arch_lr:g}, "
+        f"{arguments.seeds} seed(s); {any_run['device']}, torch {any_run['torch']}. Test accuracy of the last epoch's "
+        "cell from the table, percent; mean ± standard deviation.",
         "",
         f"| search | {' | '.join(DATASETS.values())} | rank, CIFAR-10 | skips of 6 | seconds | peak MB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -7,9 +7,9 @@ s-th pixel, zero between),
     grad_w[i,j] = sum over batch and pixels of x[s*h + d*i - p, s*w + d*j - p] * g[h, w]
 
 and the second is a convolution of x with g as the kernel, one group per channel and image. Where s divides d, only
-every s-th pixel takes part, and a convolution of stride 1 on these pixels does. On a CPU, torch 2.13's own backward of a
-dilated or 5x5 depthwise convolution is many times slower than these two, and dominates the step of a DARTS-like
-supernet. On other devices the module is an ordinary convolution.
+every s-th pixel takes part, and a convolution of stride 1 on these pixels does. On a CPU, torch 2.13's own backward of
+a dilated or 5x5 depthwise convolution is many times slower than these two, and it dominates the step of a
+DARTS-like supernet. On other devices the module is an ordinary convolution.
 """
 
 from __future__ import annotations
