@@ -123,8 +123,9 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
     """A table of the trials, and the final metrics of those that succeeded, the best first."""
     table = Table(title="Trials", title_justify="left")
-    for column in ("strategy", "seed", "status", "search acc. %", "test acc. %", "parameters", "latency ms", "parity"):
-        table.add_column(column, justify="left" if column in ("strategy", "status", "parity") else "right")
+    for column in ("strategy", "seed", "status", "search %", "test %", "parameters", "latency", "parity"):
+        left = column in ("strategy", "status", "parity")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     finals = []
     for trial in trials:
         parameters, final = _parameters(trial), experiment.last_metrics(trial, "FINAL")
@@ -135,7 +136,7 @@ def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[T
                 f"{final['search_accuracy']:.2f}",
                 f"{final['test_accuracy']:.2f}",
                 f"{final['parameters']:,}",
-                f"{final['onnx_latency_ms']:.2f}",
+                f"{final['onnx_latency_ms']:.2f} ms",
                 "passed" if final["deployment_passed"] else "FAILED",
             ]
         table.add_row(*row)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nni
+import torch
 
 from .console import complain, quiet_libraries
 from .data import load_data
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed, unless NNI's parameters name one")
     parser.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
     parser.add_argument("--download", action="store_true", help="fetch a torchvision data set that is missing")
+    parser.add_argument("--threads", type=int, help="threads on the CPU; one is fastest for very small networks")
     parser.add_argument("--exported", default="exported", help="folder that results go to")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of all trials")
     return parser
@@ -82,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the trial that NNI's manager started; exit status 2 for a user's mistake."""
     arguments = build_parser().parse_args(argv)
     quiet_libraries()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     parameters = nni.get_next_parameter() or {}
     try:
         settings = settings_of(parameters, arguments)

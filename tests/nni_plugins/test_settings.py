@@ -68,7 +68,7 @@ def test_values(text: object, value: object) -> None:
         ({"overrides": {"epochs": "many"}}, "epochs='many' is not valid"),
         ({"overrides": {"epochs": 0}}, "epochs=0 is not valid: input should be greater than or equal to 1"),
         ({"overrides": {"retrain.epoch": 3}}, "There is no setting 'epoch'; expected one of epochs"),
-        ({"overrides": {"warmup_epochs": 6}}, "leaves none of the 6 epochs to the architecture"),
+        ({"overrides": {"warmup_epochs": 5}}, "leaves none of the 5 epochs to the architecture"),
         ({"overrides": {"warmup_epochs": "two"}}, "warmup_epochs"),
         ({"overrides": {"unrolled": "perhaps"}}, "unrolled"),
         ({"overrides": {"arch_lr": "0.1"}}, "arch_lr"),
