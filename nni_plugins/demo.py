@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -122,8 +123,8 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
     """A table of the trials, and the final metrics of those that succeeded, the best first."""
-    table = Table(title="Trials", title_justify="left")
-    for column in ("strategy", "seed", "status", "search %", "test %", "parameters", "latency", "parity"):
+    table = Table(title="Trials (accuracies in percent)", title_justify="left", box=box.SIMPLE)
+    for column in ("strategy", "seed", "status", "search", "test", "params", "latency", "parity"):
         left = column in ("strategy", "status", "parity")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     finals = []
@@ -197,8 +198,9 @@ def _run(config: Path, port: int, console: Console) -> int:
         raise OSError(f"No trial was started; see ~/nni-experiments/{identity}/log, and run nni-plugins doctor.")
     console.print(table)
     if finals:
-        console.print(f"The best model lies in {finals[0]['folder']}; exported/README.md says what each file is.")
-    console.print(f"To see the web UI again: {_shown(nnictl)} view {identity} --port {port}")
+        folder = finals[0]["folder"]
+        console.print(f"The best model lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)
+    console.print(f"To see the web UI again: {_shown(nnictl)} view {identity} --port {port}", soft_wrap=True)
     failed = len(trials) - len(finals)
     if failed:
         console.print(f"{failed} of {len(trials)} trials failed; their logs: nnictl log trial {identity}")
