@@ -135,8 +135,8 @@ SPACE_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType
 
 DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "search": {"epochs": 5, "batch_size": 64, "lr": 0.05},
-        "retrain": {"epochs": 5, "batch_size": 64, "lr": 0.05, "cutout": 4, "drop_path": 0.0},
+        "search": {"epochs": 5, "batch_size": 128, "lr": 0.1},
+        "retrain": {"epochs": 4, "batch_size": 64, "lr": 0.05, "cutout": 4, "drop_path": 0.0},
     }
 )
 """Quick settings for the embedded set, by section."""
