@@ -21,6 +21,7 @@ _EXPORTS = {
     "RFPCDARTS": "nni_plugins.strategies.darts_family",
     "EnTranNAS": "nni_plugins.strategies.entrannas",
     "EnTranNASDST": "nni_plugins.strategies.entrannas",
+    "RelativeNAS": "nni_plugins.strategies.relative_nas",
     "RelativeNASTuner": "nni_plugins.tuners.relative_nas",
     "SlowFastEvolution": "nni_plugins.strategies.relative_nas_multi_trial",
     "Softmax": "nni_plugins.supernet.relaxation",

@@ -55,7 +55,8 @@ class ImageClassifier(LightningModule):
         output = self.model(images)
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self._record("training", loss, logits, labels)
+        # a search takes training steps in evaluation mode to validate a candidate
+        self._record("training" if self.training else "validation", loss, logits, labels)
         for extra in auxiliary:
             loss = loss + self.auxiliary_weight * F.cross_entropy(
                 extra, labels, label_smoothing=self.recipe.label_smoothing

@@ -1,4 +1,4 @@
-"""The command ``nni-plugins``: search, retrain, export, check, draw, describe, doctor."""
+"""The command ``nni-plugins``: search, retrain, export, check, draw, describe, space, score, doctor."""
 
 from __future__ import annotations
 
@@ -91,6 +91,16 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=SET_HELP)
     describe.add_argument("--json", action="store_true", help="print JSON for programs")
 
+    space = commands.add_parser(
+        "space",
+        help="choices of a search space, as the searchSpace of an nnictl experiment",
+        description="List the choices of a search space, for an evolution with one trial per cell "
+        "(python -m nni_plugins.trial --evaluate).",
+    )
+    space.add_argument("space", help="search space, or module:function for your own")
+    space.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="space.NAME=VALUE, an argument")
+    space.add_argument("--json", action="store_true", help="print the search space file for nnictl")
+
     score = commands.add_parser(
         "score",
         help="look a NAS-Bench-201 cell up in a table",
@@ -144,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "export": _export,
             "draw": _draw,
             "describe": _describe,
+            "space": _space,
             "score": _score,
         }[arguments.command](arguments)
     except (ValueError, OSError, SearchDiverged) as error:
@@ -213,6 +224,21 @@ def _draw(arguments: argparse.Namespace) -> int:
     path = refuse_existing(arguments.out, force=arguments.force)
     draw_cells(genotype, path)
     print(f"drawn to {path}")
+    return 0
+
+
+def _space(arguments: argparse.Namespace) -> int:
+    from .describe import describe_choices, print_choices
+    from .settings import Settings, parse_assignments
+
+    assignments = parse_assignments(arguments.set)
+    choices = describe_choices(
+        Settings.of(strategy="relative_nas", space=arguments.space, data="", overrides=assignments)
+    )
+    if arguments.json:
+        print(json.dumps(choices, indent=2))
+    else:
+        print_choices(choices)
     return 0
 
 

@@ -16,6 +16,7 @@ from .registry import make_space
 from .retrain import count_multiply_adds, count_parameters
 from .settings import Settings
 from .supernet.architecture import CellArchitecture, ChoiceArchitecture
+from .tuners.model_space import to_search_space
 from .watch import genotype_of_epoch
 
 IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
@@ -104,6 +105,26 @@ def describe_supernet(settings: Settings) -> dict[str, Any]:
             supernet, arguments["in_channels"], IMAGE_SIZES[arguments.get("stem", "cifar")]
         ),
     }
+
+
+def describe_choices(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The choices of the settings' space as the search space of an ``nnictl`` experiment.
+
+    Raises
+    ------
+    ValueError
+        If the space has choices that such a file cannot say.
+    """
+    arguments = {"num_classes": 10, "in_channels": 3, **settings.space_arguments}
+    return to_search_space(make_space(settings.space, **arguments).simplify())
+
+
+def print_choices(choices: dict[str, dict[str, Any]]) -> None:
+    """Choices as a table for a person."""
+    table = Table("choice", "values")
+    for name, entry in choices.items():
+        table.add_row(name, ", ".join(map(str, entry["_value"])))
+    Console().print(table)
 
 
 def print_description(description: dict[str, Any]) -> None:

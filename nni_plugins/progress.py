@@ -22,6 +22,9 @@ SHOWN = (
     "weights_loss",
     "alpha_entropy",
     "parameter_free",
+    "best_loss",
+    "loss_spread",
+    "diversity",
     "consistency_gap",
     "hessian",
     "table_cifar10",
@@ -44,17 +47,25 @@ class EpochReport(pl.Callback):
     ----------
     measure
         From trainer and Lightning module to the metrics of the epoch that ends.
+    stops
+        Whether a run with this history is over before its last epoch.
     history
         Metrics of all epochs so far, those before an interruption included.
     """
 
     measure: Callable[[pl.Trainer, pl.LightningModule], EpochMetrics]
+    stops: Callable[[list[EpochMetrics]], bool]
 
     def __init__(self, on_epoch: Callable[[EpochMetrics], None] | None = None, stage: str = "search") -> None:
         self.history: list[EpochMetrics] = []
+        self.stops = lambda history: False
         self._on_epoch = on_epoch
         self._stage = stage
         self._started = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that was interrupted after its early end does not go on."""
+        trainer.should_stop = self.stops(self.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -73,6 +84,7 @@ class EpochReport(pl.Callback):
             logger.log_metrics(numbers, step=trainer.current_epoch)
         left = seconds * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
         print(_line(self._stage, trainer, numbers, left), flush=True)
+        trainer.should_stop = trainer.should_stop or self.stops(self.history)
         if self._on_epoch is not None:
             self._on_epoch(metrics)
 

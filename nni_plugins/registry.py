@@ -23,6 +23,7 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
         "rf_pcdarts": "RFPCDARTS",
         "entrannas": "EnTranNAS",
         "entrannas_dst": "EnTranNASDST",
+        "relative_nas": "RelativeNAS",
     }
 )
 """Strategy names and the classes of :mod:`nni_plugins` that they stand for."""

@@ -71,12 +71,7 @@ def retrain(
     recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
-    if recipe.channels_last:
-        cast(Any, net).to(memory_format=torch.channels_last)
-    module = ImageClassifier(
-        recipe, data.num_classes, drop_path=recipe.drop_path, auxiliary_weight=recipe.auxiliary_weight
-    )
-    module.set_model(use_fast_depthwise(net))
+    module = classifier_of(net, settings, data)
     batches, test_batches = retrain_loaders(
         data,
         batch_size=recipe.batch_size,
@@ -92,6 +87,18 @@ def retrain(
     trainer.validate(module, test_batches, verbose=False)
     accuracy = module.epoch_metrics("validation")["validation_accuracy"]
     return Retrained(net.cpu().eval(), accuracy, report.history)
+
+
+def classifier_of(net: nn.Module, settings: Settings, data: ImageData | StreamedImages) -> ImageClassifier:
+    """The Lightning module that trains ``net`` by the settings' recipe."""
+    recipe = settings.retrain
+    if recipe.channels_last:
+        cast(Any, net).to(memory_format=torch.channels_last)
+    module = ImageClassifier(
+        recipe, data.num_classes, drop_path=recipe.drop_path, auxiliary_weight=recipe.auxiliary_weight
+    )
+    module.set_model(use_fast_depthwise(net))
+    return module
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -21,7 +21,8 @@ from .data import ImageData, StreamedImages, search_loaders
 from .progress import EpochMetrics, EpochReport, show_bar
 from .registry import make_space
 from .settings import Recipe, Settings
-from .watch import SearchWatch, genotype_of_epoch
+from .strategies.bilevel import BilevelSearch
+from .watch import GradientWatch, PopulationWatch, genotype_of_epoch, hessian_stop_epoch
 
 IMAGENET_SIZE = 128
 """Images of at least this side get the ImageNet stem."""
@@ -97,28 +98,36 @@ def search(
         seed=settings.seed,
         device=device(),
         fractions=(recipe.weights_fraction, recipe.architecture_fraction),
+        cutout=recipe.cutout,
+        augment_validation=recipe.augment_validation,
         channels_last=recipe.channels_last,
     )
     report = EpochReport(on_epoch, stage="search")
-    report.measure = watch = SearchWatch(settings, validation_batches, report.history)
-    trainer = make_trainer(recipe, folder, report, "search")
-    evaluator = strategy.mutate_evaluator(
-        Lightning(ImageClassifier(recipe, data.num_classes), trainer, weights_batches, architecture_batches)
-    )
-    evaluator.val_dataloaders = validation_batches
+    trainer = make_trainer(recipe, folder, report, "search", extra_epochs=strategy.extra_epochs)
+    module = ImageClassifier(recipe, data.num_classes)
+    if isinstance(strategy, BilevelSearch):
+        report.measure = GradientWatch(settings, validation_batches)
+        report.stops = lambda history: hessian_stop_epoch(recipe, history) is not None
+        evaluator = strategy.mutate_evaluator(Lightning(module, trainer, weights_batches, architecture_batches))
+        evaluator.val_dataloaders = validation_batches
+    else:
+        report.measure = PopulationWatch(settings)
+        evaluator = strategy.mutate_evaluator(Lightning(module, trainer, weights_batches, validation_batches))
     evaluator.fit_kwargs = resume_arguments(folder / "search")
     evaluator.evaluate(supernet)
-    if watch.stopped_at is not None:
-        genotype = genotype_of_epoch(report.history, watch.stopped_at + 1)
+    if (epoch := hessian_stop_epoch(recipe, report.history)) is not None:
+        genotype = genotype_of_epoch(report.history, epoch + 1)
         return SearchResult(genotype, genotype.to_sample(), report.history)
     sample = evaluator.module.export()
     return SearchResult(Genotype.from_sample(sample, settings.space), sample, report.history)
 
 
-def make_trainer(recipe: Recipe, folder: Path, report: EpochReport, stage: str, **arguments: Any) -> pl.Trainer:
+def make_trainer(
+    recipe: Recipe, folder: Path, report: EpochReport, stage: str, *, extra_epochs: int = 0, **arguments: Any
+) -> pl.Trainer:
     """A Lightning trainer that checkpoints, reports and logs every epoch."""
     return Trainer(
-        max_epochs=recipe.epochs,
+        max_epochs=recipe.epochs + extra_epochs,
         accelerator="gpu" if device() == "cuda" else "cpu",
         devices=1,
         precision=recipe.precision,

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from search_spaces.layout import DARTS_OPERATIONS, NO_OPERATION
+
 from .registry import make_part, strategy_class
 
 
@@ -60,6 +62,10 @@ class SearchRecipe(Recipe):
     weights_fraction, architecture_fraction
         Shares of every class of the training set for the weights and for the architecture; the paper takes halves on
         CIFAR-10, 10 % and 2.5 % on ImageNet.
+    cutout
+        Side of the square cut out of augmented images, in pixels.
+    augment_validation
+        Validate on augmented images, as RelativeNAS's released code does.
     consistency_batches
         Validation batches per epoch on which the supernet is compared with its derived sub-graph; 0 for none.
     hessian, hessian_stop
@@ -70,6 +76,8 @@ class SearchRecipe(Recipe):
 
     weights_fraction: float = Field(0.5, gt=0, lt=1)
     architecture_fraction: float = Field(0.5, gt=0, lt=1)
+    cutout: int = Field(0, ge=0)
+    augment_validation: bool = False
     consistency_batches: int = Field(4, ge=0)
     hessian: bool = False
     hessian_stop: bool = False
@@ -112,6 +120,7 @@ SEARCH_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "rf_darts": _DARTS,
         "entrannas": {"lr_min": 0.001},
         "entrannas_dst": {"lr_min": 0.001},
+        "relative_nas": {"lr_min": 0.001, "cutout": 16, "augment_validation": True},
     }
 )
 """What each strategy's paper sets differently from :class:`SearchRecipe`, on CIFAR-10."""
@@ -133,6 +142,15 @@ SPACE_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType
 )  # fmt: skip
 """What the papers set differently on each space, by section."""
 
+PAPER_SPACES: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        ("relative_nas", "darts"): {
+            "space": {"operations": tuple(name for name in DARTS_OPERATIONS if name != NO_OPERATION)}
+        }
+    }
+)
+"""Where a strategy's paper takes another form of a space, by strategy and space."""
+
 DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "search": {"epochs": 5, "batch_size": 128, "lr": 0.1},
@@ -140,6 +158,15 @@ DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Quick settings for the embedded set, by section."""
+
+DIGITS_STRATEGIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "relative_nas": {
+            "search": {"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}
+        }
+    }
+)
+"""What a strategy's paper sets and small images do not bear."""
 
 DIGITS_SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -214,14 +241,15 @@ class Settings:
         strategy_type = strategy_class(strategy)
         sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         sections["search"] |= SEARCH_DEFAULTS.get(strategy, {})
-        layers = [SPACE_DEFAULTS.get(space, {})]
+        layers = [SPACE_DEFAULTS.get(space, {}), PAPER_SPACES.get((strategy, space), {})]
         if data == "digits":
-            layers += [DIGITS_DEFAULTS, DIGITS_SIZES.get(space, {})]
+            layers += [DIGITS_DEFAULTS, DIGITS_SIZES.get(space, {}), DIGITS_STRATEGIES.get(strategy, {})]
         for layer in layers:
             for section, values in layer.items():
                 sections[section] |= values
         choices: dict[str, Any] = {}
         valid_choices = strategy_type.setting_names()
+        recipe_names = [name for name in SearchRecipe.model_fields if name not in strategy_type.unused_settings]
         for name, text in (overrides or {}).items():
             value = parse_value(text)
             section, _, rest = name.partition(".")
@@ -229,12 +257,12 @@ class Settings:
                 sections[section][rest] = value
             elif name in valid_choices:
                 choices[name] = value
-            elif name in SearchRecipe.model_fields:
+            elif name in recipe_names:
                 sections["search"][name] = value
             else:
                 raise ValueError(
                     f"The strategy {strategy} has no setting {name!r}; expected one of "
-                    f"{', '.join(dict.fromkeys([*valid_choices, *SearchRecipe.model_fields]))}, or one with the prefix "
+                    f"{', '.join(dict.fromkeys([*valid_choices, *recipe_names]))}, or one with the prefix "
                     "retrain., space. or net."
                 )
         search = validated(SearchRecipe, sections["search"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,14 +40,17 @@ class Score:
         The benchmark's name of the cell.
     accuracy
         Test accuracy in percent, by data set.
+    validation
+        Validation accuracy in percent, by data set; empty if the table has none.
     rank
-        1 for the best cell of the table, by data set; equals share the better rank.
+        1 for the best cell of the table by test accuracy, by data set; equals share the better rank.
     cells
         Number of cells in the table; 15,625 in a complete one.
     """
 
     architecture: str
     accuracy: Mapping[str, float]
+    validation: Mapping[str, float]
     rank: Mapping[str, int]
     cells: int
 
@@ -56,6 +59,7 @@ class Score:
         return {
             "architecture": self.architecture,
             "accuracy": dict(self.accuracy),
+            "validation": dict(self.validation),
             "rank": dict(self.rank),
             "cells_in_table": self.cells,
         }
@@ -70,11 +74,14 @@ class Table:
     rows
         Row of every cell.
     accuracy
-        Percent, (cells,), by data set.
+        Test accuracy in percent, (cells,), by data set.
+    validation
+        The same for validation images, which a search may see; empty if the table has none.
     """
 
     rows: Mapping[Operations, int]
     accuracy: Mapping[str, NDArray[np.float64]]
+    validation: Mapping[str, NDArray[np.float64]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def load(cls, path: str | Path) -> Table:
@@ -82,7 +89,7 @@ class Table:
 
         Its columns are ``op_names`` (operations, by this package's or the benchmark's names), ``ops`` (cells, 6), which
         numbers them on the edges in the order of the architecture string, and ``test_cifar10``, ``test_cifar100`` and
-        ``test_imagenet16`` (cells,) in percent. Others are not read.
+        ``test_imagenet16`` (cells,) in percent; ``valid_cifar10`` and so on if it has them. Others are not read.
 
         Raises
         ------
@@ -98,14 +105,14 @@ class Table:
             with zipfile.ZipFile(path):
                 file = np.load(path, allow_pickle=False)
             with file:
-                columns = {name: file[name] for name in file.files if name in _COLUMNS}
+                columns = {name: file[name] for name in file.files if name in (*_COLUMNS, *_VALIDATION)}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError):
             raise ValueError(f"{path} is not an .npz file; expected one with the columns {_wanted()}.") from None
         missing = [name for name in _COLUMNS if name not in columns]
         if missing:
             raise ValueError(f"{path} lacks the columns {', '.join(missing)}; a NAS-Bench-201 table has {_wanted()}.")
         ops = columns["ops"]
-        lengths = {name: len(columns[name]) for name in _ACCURACIES}
+        lengths = {name: len(columns[name]) for name in (*_ACCURACIES, *_VALIDATION) if name in columns}
         if ops.ndim != 2 or ops.shape[1] != len(EDGES) or set(lengths.values()) != {len(ops)}:
             raise ValueError(
                 f"{path} has ops of shape {ops.shape} and accuracies of lengths {lengths}; expected ops (cells, 6) and "
@@ -124,6 +131,9 @@ class Table:
         return cls(
             MappingProxyType(rows),
             MappingProxyType({name: columns[f"test_{name}"].astype(np.float64) for name in DATASETS}),
+            MappingProxyType(
+                {name: columns[f"valid_{name}"].astype(np.float64) for name in DATASETS if f"valid_{name}" in columns}
+            ),
         )
 
     @classmethod
@@ -159,6 +169,7 @@ class Table:
 
 _OUR_NAMES = {theirs: ours for ours, theirs in BENCHMARK_NAMES.items()}
 _ACCURACIES = tuple(f"test_{name}" for name in DATASETS)
+_VALIDATION = tuple(f"valid_{name}" for name in DATASETS)
 _COLUMNS = ("op_names", "ops", *_ACCURACIES)
 
 
@@ -184,5 +195,12 @@ def score(genotype: Genotype, table: Table) -> Score:
             "15625."
         )
     accuracy = {name: float(values[row]) for name, values in table.accuracy.items()}
+    validation = {name: float(values[row]) for name, values in table.validation.items()}
     rank = {name: 1 + int((values > values[row]).sum()) for name, values in table.accuracy.items()}
-    return Score(architecture, MappingProxyType(accuracy), MappingProxyType(rank), len(table.rows))
+    return Score(
+        architecture,
+        MappingProxyType(accuracy),
+        MappingProxyType(validation),
+        MappingProxyType(rank),
+        len(table.rows),
+    )

@@ -1,4 +1,4 @@
-"""What is measured of a gradient search at the end of every epoch, for people only: the search never sees it."""
+"""What is measured of a search at the end of every epoch, for people only: the search never sees it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 
 from search_spaces import Genotype
+from search_spaces.layout import PARAMETER_FREE
 
 from .classifier import ImageClassifier
-from .collapse import SKIP, mean_entropy, mean_gap, signs, skip_warning, stop_epoch, to_metrics
+from .collapse import (
+    SKIP,
+    mean_entropy,
+    mean_gap,
+    picked_operations,
+    signs,
+    skip_warning,
+    stop_epoch,
+    to_metrics,
+)
 from .progress import EpochMetrics
-from .settings import Settings
+from .settings import SearchRecipe, Settings
 from .strategies.bilevel_module import BilevelModule
 from .strategies.hessian import architecture_eigenvalue
+from .strategies.relative_nas import WeightSetModule
 from .supernet.consistency import consistency
 from .table import Table, score
 
@@ -25,7 +37,53 @@ _logger = logging.getLogger(__name__)
 
 
 class SearchWatch:
-    """Losses, accuracy, signs of collapse, consistency, and on request Hessian eigenvalue and tabular accuracy.
+    """Accuracy, the derived cell, its parameter-free picks, and on request its accuracy in a table.
+
+    Parameters
+    ----------
+    settings
+        Says what is measured.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._space = settings.space
+        self._recipe = settings.search
+        self._table = None if settings.search.table is None else Table.load(settings.search.table)
+
+    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochMetrics:
+        """Metrics of the epoch that ends."""
+        assert isinstance(module, BaseOneShotLightningModule)
+        classifier = module.training_module
+        assert isinstance(classifier, ImageClassifier)
+        training, validation = classifier.epoch_metrics("training"), classifier.epoch_metrics("validation")
+        genotype = Genotype.from_sample(module.export(), self._space)
+        picks = [operation for operations in picked_operations(genotype).values() for operation in operations]
+        metrics: EpochMetrics = {
+            "default": validation["validation_accuracy"],
+            **validation,
+            "parameter_free": sum(operation in PARAMETER_FREE for operation in picks),
+            SKIP: picks.count(SKIP),
+            **self._of_the_search(module, genotype, training),
+        }
+        if self._table is not None:
+            metrics |= {f"table_{name}": accuracy for name, accuracy in score(genotype, self._table).accuracy.items()}
+        return {**metrics, "genotype": genotype.to_json()}
+
+    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
+        """What only one kind of search has; ``training`` are loss and accuracy of its training steps."""
+        raise NotImplementedError
+
+
+class PopulationWatch(SearchWatch):
+    """A :class:`SearchWatch` with the validation losses of a generation and its diversity."""
+
+    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
+        assert isinstance(module, WeightSetModule)
+        return {**training, **module.generation_metrics()}
+
+
+class GradientWatch(SearchWatch):
+    """A :class:`SearchWatch` with losses of both steps, signs of collapse, consistency and Hessian eigenvalue.
 
     Parameters
     ----------
@@ -33,44 +91,21 @@ class SearchWatch:
         Says what is measured.
     validation
         Batches of the architecture half, in order and without augmentation.
-    history
-        The metrics of the epochs so far; the caller appends to it.
     """
 
-    def __init__(
-        self, settings: Settings, validation: Iterable[tuple[torch.Tensor, torch.Tensor]], history: list[EpochMetrics]
-    ) -> None:
-        self._space = settings.space
-        self._recipe = settings.search
+    def __init__(self, settings: Settings, validation: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__(settings)
         self._validation = validation
-        self._table = None if settings.search.table is None else Table.load(settings.search.table)
-        self.history = history
-        self.stopped_at: int | None = None
 
-    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochMetrics:
-        """Metrics of the epoch that ends."""
+    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
         assert isinstance(module, BilevelModule)
-        classifier = module.training_module
-        assert isinstance(classifier, ImageClassifier)
-        classifier.epoch_metrics("training")  # of both kinds of step; the losses below tell them apart
-        validation = classifier.epoch_metrics("validation")
-        genotype = Genotype.from_sample(module.export(), self._space)
         if warning := skip_warning(genotype):
-            _logger.warning("epoch %d: %s", trainer.current_epoch + 1, warning)
-        metrics: EpochMetrics = {
-            "default": validation["validation_accuracy"],
-            **validation,
-            **module.epoch_losses(),
-            **self._signs(module, genotype),
-            **self._consistency(module),
-        }
-        if self._table is not None:
-            metrics |= {f"table_{name}": accuracy for name, accuracy in score(genotype, self._table).accuracy.items()}
-        if self._recipe.hessian:
+            _logger.warning("epoch %d: %s", module.current_epoch + 1, warning)
+        metrics = {**module.epoch_losses(), **self._signs(module, genotype), **self._consistency(module)}
+        if self._recipe.hessian or self._recipe.hessian_stop:
             images, labels = next(iter(self._validation))
             metrics["hessian"] = architecture_eigenvalue(module, images, labels)
-            self._stop_early(trainer, metrics["hessian"])
-        return {**metrics, "genotype": genotype.to_json()}
+        return metrics
 
     def _signs(self, module: BilevelModule, genotype: Genotype) -> dict[str, Any]:
         by_kind: dict[str, list[torch.Tensor]] = {}
@@ -81,8 +116,6 @@ class SearchWatch:
         return {
             "alpha_entropy": sum(mean_entropy(p) * len(p) for p in every) / sum(len(p) for p in every),
             "alpha_gap": sum(mean_gap(p) * len(p) for p in every) / sum(len(p) for p in every),
-            "parameter_free": sum(each.parameter_free for each in found.values()),
-            SKIP: sum(each.skips for each in found.values()),
             **to_metrics(found),
         }
 
@@ -93,16 +126,19 @@ class SearchWatch:
         measured = consistency(module.model, itertools.islice(iter(self._validation), batches))
         return {"derived_accuracy": measured.derived, "consistency_gap": measured.gap}
 
-    def _stop_early(self, trainer: pl.Trainer, eigenvalue: float) -> None:
-        eigenvalues = {each["epoch"]: each["hessian"] for each in self.history} | {trainer.current_epoch: eigenvalue}
-        if self._recipe.hessian_stop and (chosen := stop_epoch(eigenvalues)) is not None:
-            _logger.warning(
-                "The Hessian's eigenvalue grows; the search stops after epoch %d and takes the cell of epoch %d.",
-                trainer.current_epoch + 1,
-                chosen + 1,
-            )
-            self.stopped_at = chosen
-            trainer.should_stop = True
+
+def hessian_stop_epoch(recipe: SearchRecipe, history: Sequence[EpochMetrics]) -> int | None:
+    """The epoch (from 0) whose cell to take because the Hessian's eigenvalue grows; None while the search goes on."""
+    if not recipe.hessian_stop:
+        return None
+    chosen = stop_epoch({each["epoch"]: each["hessian"] for each in history})
+    if chosen is not None:
+        _logger.warning(
+            "The Hessian's eigenvalue grows; the search stops after epoch %d and takes the cell of epoch %d.",
+            len(history),
+            chosen + 1,
+        )
+    return chosen
 
 
 def genotype_of_epoch(history: Sequence[EpochMetrics], epoch: int) -> Genotype:

@@ -44,6 +44,10 @@ _PUBLISHED: dict[str, tuple[str, dict[str, str]]] = {
         "normal": "s3,1 id,0 / s3,0 d3,1 / s5,0 s3,1 / av,0 d3,1",
         "reduce": "s5,1 mx,0 / s5,1 s5,2 / s3,0 s3,3 / s3,1 s3,2",
     }),
+    "relative_nas": ("darts", {
+        "normal": "s3,0 d5,1 / s3,1 s3,1 / s3,1 s5,1 / id,0 s3,0",
+        "reduce": "av,1 mx,1 / d5,1 mx,1 / av,3 id,1 / d5,3 s3,1",
+    }),
 }  # fmt: skip
 
 
@@ -58,8 +62,8 @@ def published(name: str) -> Genotype:
     Parameters
     ----------
     name
-        One of :func:`published_names`: the BNAS-v2 cells (arXiv 2009.08886), DARTS_V2 (arXiv 1806.09055) and PC-DARTS's
-        CIFAR cell (arXiv 1907.05737), all from the released code.
+        One of :func:`published_names`: the BNAS-v2 cells (arXiv 2009.08886), DARTS_V2 (arXiv 1806.09055), PC-DARTS's
+        CIFAR cell (arXiv 1907.05737) and RelativeNAS's (arXiv 2009.06193), all from the released code.
 
     Raises
     ------

@@ -134,6 +134,7 @@ class ImageData:
         indices: Tensor | None = None,
         batches: int | None = None,
         cutout: int = 0,
+        augmented: bool | None = None,
         channels_last: bool = False,
     ) -> DeviceLoader:
         """Batches of one part of the set, on the device where the set lies.
@@ -147,8 +148,11 @@ class ImageData:
         batch_size, seed, indices, batches, channels_last
             As in :class:`DeviceLoader`.
         cutout
-            Side of the square cut out of training images.
+            Side of the square cut out of augmented images.
+        augmented
+            Whether images are augmented; None for those of training alone.
         """
+        augmented = training if augmented is None else augmented
         return DeviceLoader(
             getattr(self, f"x_{part}"),
             getattr(self, f"y_{part}"),
@@ -156,7 +160,7 @@ class ImageData:
             mean=self.mean,
             std=self.std,
             indices=indices,
-            augmentation=Augmentation.for_data(self, cutout=cutout) if training else None,
+            augmentation=Augmentation.for_data(self, cutout=cutout) if augmented else None,
             shuffle=training,
             drop_last=training,
             seed=seed,

@@ -71,9 +71,11 @@ def search_loaders(
     seed: int,
     device: torch.device | str,
     fractions: tuple[float, float] = (0.5, 0.5),
+    cutout: int = 0,
+    augment_validation: bool = False,
     channels_last: bool = False,
 ) -> tuple[EpochLoader, EpochLoader, EpochLoader]:
-    """Loaders of a bilevel search; the test set is not touched.
+    """Loaders of a search; the test set is not touched.
 
     Parameters
     ----------
@@ -87,6 +89,10 @@ def search_loaders(
         Where the batches come out.
     fractions
         Share of the training set for the weights and for the architecture.
+    cutout
+        Side of the square cut out of augmented images; 0 for none.
+    augment_validation
+        Whether ``val_eval`` is augmented as well.
     channels_last
         Memory format of the batches.
 
@@ -98,12 +104,12 @@ def search_loaders(
         The architecture's part, likewise, for the steps on alpha. It has exactly as many batches as ``train``, going
         through its part more than once (in a new order each time) if that is smaller.
     val_eval
-        The architecture's part, every image once and as it is, for the validation accuracy.
+        The architecture's part, every image once, for the validation accuracy; as it is unless asked otherwise.
 
     Raises
     ------
     ValueError
-        If ``batch_size`` exceeds a part, or as :func:`split_halves`.
+        If ``batch_size`` exceeds a part or ``cutout`` covers whole images, or as :func:`split_halves`.
     """
     parts = split_halves(data.y_train, seed=seed, fractions=fractions)
     for purpose, part in zip(("weights", "architecture"), parts, strict=True):
@@ -111,7 +117,13 @@ def search_loaders(
     data = data.to(device)
     weights, architecture = parts
     train = data.loader(
-        "train", training=True, indices=weights, batch_size=batch_size, seed=seed, channels_last=channels_last
+        "train",
+        training=True,
+        indices=weights,
+        batch_size=batch_size,
+        seed=seed,
+        cutout=cutout,
+        channels_last=channels_last,
     )
     val_arch = data.loader(
         "train",
@@ -120,10 +132,18 @@ def search_loaders(
         batch_size=batch_size,
         seed=seed + 1,  # not the draws of the weights' part
         batches=len(train),
+        cutout=cutout,
         channels_last=channels_last,
     )
     val_eval = data.loader(
-        "train", training=False, indices=architecture, batch_size=batch_size, seed=seed, channels_last=channels_last
+        "train",
+        training=False,
+        augmented=augment_validation,
+        indices=architecture,
+        batch_size=batch_size,
+        seed=seed + 1,
+        cutout=cutout,
+        channels_last=channels_last,
     )
     return train, val_arch, val_eval
 

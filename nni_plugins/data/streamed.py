@@ -104,13 +104,15 @@ class StreamedImages:
         indices: Tensor | None = None,
         batches: int | None = None,
         cutout: int = 0,
+        augmented: bool | None = None,
         channels_last: bool = False,
     ) -> StreamLoader:
         """Batches of one part of the set; the parameters are those of :meth:`ImageData.loader`."""
         from torchvision.transforms import v2
 
         folder = self.train if part == "train" else self.test
-        if training:
+        augmented = training if augmented is None else augmented
+        if augmented:
             steps: list[Callable[[Any], Any]] = [
                 v2.RandomResizedCrop(self.image_size, antialias=True),
                 v2.RandomHorizontalFlip(),

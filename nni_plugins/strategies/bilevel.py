@@ -107,6 +107,22 @@ class Choices:
         return [each.name for each in dataclasses.fields(cls)]
 
 
+def refuse_many_devices(evaluator: Lightning) -> None:
+    """Refuse a Trainer on more than one device; data-parallel searches are not what the papers do.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one.
+    """
+    devices = evaluator.trainer.num_devices * evaluator.trainer.num_nodes
+    if devices > 1:
+        raise ValueError(
+            f"A search runs on one device, but the Trainer was given {devices}; pass devices=1 and run one trial per "
+            "GPU instead."
+        )
+
+
 _PARTS = MappingProxyType(
     {
         "relaxation": ("derive", "EdgeNormalisation()"),
@@ -148,6 +164,10 @@ class BilevelSearch(DARTS):
     """
 
     preset: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    extra_epochs: ClassVar[int] = 0
+    """Epochs of the Trainer beyond those of the search."""
+    unused_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings of a run that mean nothing to the strategy."""
 
     def __init__(self, *, mutation_hooks: Sequence[Any] | None = None, **choices: Any) -> None:
         unknown = [name for name in choices if name not in Choices.names()]
@@ -200,12 +220,7 @@ class BilevelSearch(DARTS):
         return BilevelModule(training_module, self.choices)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        if evaluator.trainer.num_devices * evaluator.trainer.num_nodes > 1:
-            raise ValueError(
-                "A search runs on one device, but the Trainer was given "
-                f"{evaluator.trainer.num_devices * evaluator.trainer.num_nodes}; pass devices=1 and run one trial "
-                "per GPU instead."
-            )
+        refuse_many_devices(evaluator)
         return super().mutate_evaluator(evaluator)
 
     def val_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:

@@ -97,13 +97,10 @@ class BatchNormOnly:
                 )
 
     def prepare_operation(self, operation: nn.Module) -> nn.Module:
-        for module in operation.modules():
-            if isinstance(module, _BatchNorm):
-                _make_affine(module)
-        return operation
+        return make_affine(operation)
 
     def freeze(self, supernet: nn.Module) -> None:
-        self.prepare_operation(supernet)
+        make_affine(supernet)
         freeze_convolutions(supernet)
         linear = [module for module in _weight_modules(supernet) if isinstance(module, nn.Linear)]
         for module in _weight_modules(supernet):
@@ -122,8 +119,11 @@ def _weight_modules(module: nn.Module) -> Iterator[nn.Module]:
             yield from _weight_modules(child)
 
 
-def _make_affine(norm: _BatchNorm) -> None:
-    if not norm.affine:
-        norm.affine = True
-        norm.weight = nn.Parameter(torch.ones(norm.num_features))
-        norm.bias = nn.Parameter(torch.zeros(norm.num_features))
+def make_affine(module: nn.Module) -> nn.Module:
+    """Give every BatchNorm in ``module`` a scale and a shift that train; changed in place and returned."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm) and not norm.affine:
+            norm.affine = True
+            norm.weight = nn.Parameter(torch.ones(norm.num_features))
+            norm.bias = nn.Parameter(torch.zeros(norm.num_features))
+    return module

@@ -206,6 +206,20 @@ class MixedCell(BaseSuperNetModule):
                 if start == source and (source, target, k) in self._key:
                     yield target, features.of(self._key[source, target, k]), False
 
+    def operations_of_all(self) -> list[nn.Module]:
+        """The operations of all architectures."""
+        return list(self.operations.values())
+
+    def operations_running(self) -> list[nn.Module]:
+        """The operations that run where nothing is mixed, each once."""
+        keys = [
+            self._key[source, target, k]
+            for target, connections in self.architecture.connections().items()
+            for k, source in connections
+            if (source, target, k) in self._key
+        ]
+        return [self.operations[key] for key in dict.fromkeys(keys)]
+
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Nothing to sample: all candidates are mixed."""
         return {}

@@ -27,6 +27,14 @@ class _MixedChoice(BaseSuperNetModule):
         """NNI's label of the choice."""
         return self.architecture.label
 
+    def operations_of_all(self) -> list[nn.Module]:
+        """The operations of all architectures; a choice of inputs has none."""
+        return []
+
+    def operations_running(self) -> list[nn.Module]:
+        """The operations that run where nothing is mixed."""
+        return []
+
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Nothing to sample: all candidates are mixed."""
         return {}
@@ -55,6 +63,12 @@ class MixedLayer(_MixedChoice):
     def __init__(self, architecture: ChoiceArchitecture, choice: LayerChoice) -> None:
         super().__init__(architecture)
         self.candidates = nn.ModuleList(WeightedOperation(choice[name]) for name in choice.names)
+
+    def operations_of_all(self) -> list[nn.Module]:
+        return list(self.candidates)
+
+    def operations_running(self) -> list[nn.Module]:
+        return [self.candidates[k] for k in self.architecture.connections()]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.derived_only:

@@ -1,10 +1,11 @@
-"""Genes of an NNI model space."""
+"""Genes of an NNI model space, and the search-space file of an ``nnictl`` experiment over it."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, Numerical
 from nni.mutable.annotation import MutableAnnotation
@@ -27,6 +28,30 @@ def model_space_encoding(simplified: Mapping[str, LabeledMutable]) -> Encoding:
     """
     symbols = {name: m for name, m in simplified.items() if not isinstance(m, MutableAnnotation)}
     return Encoding({name: _variable(name, symbols[name]) for name in sorted(symbols, key=_paper_order(symbols))})
+
+
+def to_search_space(simplified: Mapping[str, LabeledMutable]) -> dict[str, dict[str, Any]]:
+    """The search space of an ``nnictl`` experiment, in the order of :func:`model_space_encoding`.
+
+    Parameters
+    ----------
+    simplified
+        What a model space's ``simplify()`` returns.
+
+    Raises
+    ------
+    ValueError
+        If the space is empty, or a choice is not between single values.
+    """
+    space: dict[str, dict[str, Any]] = {}
+    for name, variable in model_space_encoding(simplified).variables.items():
+        if not isinstance(variable, Choice):
+            raise ValueError(
+                f"{name!r} is not a choice of one value, which is all that this file can say; search the space with "
+                "SlowFastEvolution, which takes it as it is."
+            )
+        space[name] = {"_type": "choice", "_value": list(variable.values)}
+    return space
 
 
 def _paper_order(names: Mapping[str, object]):  # type: ignore[no-untyped-def]

@@ -22,15 +22,19 @@ from nni_plugins.data import load_data
 from nni_plugins.search import search
 from nni_plugins.settings import Settings
 
-settings = Settings.of(strategy="bnas_v2_pc", data=sys.argv[2], seed=3,
-                       overrides={"epochs": 4, "warmup_epochs": 1, "space.channels": 4, "batch_size": 16})
+OVERRIDES = {
+    "bnas_v2_pc": {"epochs": 4, "warmup_epochs": 1},
+    "relative_nas": {"epochs": 3, "population_size": 2, "cutout": 2},
+}
+settings = Settings.of(strategy=sys.argv[3], data=sys.argv[2], seed=3,
+                       overrides={"space.channels": 4, "batch_size": 16, **OVERRIDES[sys.argv[3]]})
 result = search(settings, load_data(sys.argv[2]), Path(sys.argv[1]))
 print(result.genotype.to_json())
 """
 
 
-def start(folder: Path, data: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), data]
+def start(folder: Path, data: str, strategy: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), data, strategy]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -55,19 +59,24 @@ def assert_identical(left: object, right: object, path: str = "checkpoint") -> N
         assert left == right, path
 
 
+@pytest.fixture(scope="module", params=["bnas_v2_pc", "relative_nas"])
+def strategy(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: str) -> tuple[Path, str]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, strategy: str) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start(folder, tiny_data)
+    process = start(folder, tiny_data, strategy)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0
     return folder, output
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str) -> Path:
+def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, strategy: str) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    process = start(folder, tiny_data)
+    process = start(folder, tiny_data, strategy)
     deadline = time.monotonic() + 400
     while not (folder / "search" / "epoch-0002.ckpt").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -78,9 +87,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str) -> Path:
     return folder
 
 
-def test_killed_search_ends_bit_identical(uninterrupted: tuple[Path, str], killed: Path, tiny_data: str) -> None:
+def test_killed_search_ends_bit_identical(
+    uninterrupted: tuple[Path, str], killed: Path, tiny_data: str, strategy: str
+) -> None:
     folder, genotype = uninterrupted
-    again = start(killed, tiny_data)
+    again = start(killed, tiny_data, strategy)
     output, _ = again.communicate(timeout=500)
     assert again.returncode == 0
     lines = [line for line in output.splitlines() if line.startswith("search epoch")]
@@ -92,6 +103,7 @@ def test_killed_search_ends_bit_identical(uninterrupted: tuple[Path, str], kille
     assert_identical(found["state_dict"], expected["state_dict"])
     assert_identical(found["optimizer_states"], expected["optimizer_states"])
     assert_identical(found["callbacks"], expected["callbacks"])
+    assert_identical(found.get("relative_nas"), expected.get("relative_nas"))
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_it_used(

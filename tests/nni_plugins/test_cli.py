@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from nni_plugins.cli import build_parser, main
+from nni_plugins.describe import load_genotype
+from search_spaces import published
 
 
 def test_describe_a_published_genotype(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +129,16 @@ def test_a_bad_genotype_file(content: str, expected: str, tmp_path: Path, capsys
 def test_describe_lists_published_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "nothing"]) == 2
     assert "bnas_v2_clr_v1, bnas_v2_clr_v2" in capsys.readouterr().err
+
+
+def test_the_cell_of_an_earlier_epoch_is_taken_from_a_result_folder(tmp_path: Path) -> None:
+    first, last = published("darts_v2"), published("pc_darts_cifar")
+    last.save(tmp_path / "genotype.json")
+    history = [{"epoch": n, "genotype": genotype.to_json()} for n, genotype in enumerate((first, last))]
+    (tmp_path / "report.json").write_text(json.dumps({"search_history": history}))
+    assert load_genotype(str(tmp_path)) == load_genotype(str(tmp_path), 2) == last
+    assert load_genotype(str(tmp_path), 1) == first
+    with pytest.raises(ValueError, match="has the epochs 1 to 2, not 0"):
+        load_genotype(str(tmp_path), 0)
+    with pytest.raises(ValueError, match="but there is no darts_v2"):
+        load_genotype("darts_v2", 1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nni_plugins.cli import main
 from nni_plugins.table import DATASETS, Table, score
 from search_spaces import from_architecture_string, published
 
@@ -130,3 +131,23 @@ def test_nni_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = score(from_architecture_string(ASYMMETRIC), Table.from_nni())
     assert found.accuracy == {"cifar10": 80.0, "cifar100": 73.25, "imagenet16": 1.0}
     assert found.rank == {"cifar10": 3, "cifar100": 2, "imagenet16": 4}
+
+
+def test_the_command_prints_accuracies_and_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write(tmp_path / "table.npz"))
+    assert main(["score", BEST, "--table", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"]["cifar10"] == 94.5 and found["rank"]["cifar100"] == 2
+    genotype = from_architecture_string(ASYMMETRIC).save(tmp_path / "genotype.json")
+    assert main(["score", str(genotype), "--table", path]) == 0
+    assert "80.0" in capsys.readouterr().out
+    assert main(["score", "darts_v2", "--table", path]) == 2
+    assert "search the nasbench201 space" in capsys.readouterr().err
+    assert main(["score", BEST, "--table", str(tmp_path / "none.npz")]) == 2
+    assert "give the path of a NAS-Bench-201 .npz file" in capsys.readouterr().err
+
+
+def test_validation_accuracies_are_read_where_there_are_any(tmp_path: Path, table: Table) -> None:
+    assert score(from_architecture_string(BEST), table).validation == {}
+    path = write(tmp_path / "validation.npz", valid_cifar10=np.array([1.0, 2.0, 3.0, 4.0]))
+    assert score(from_architecture_string(BEST), Table.load(path)).validation == {"cifar10": 2.0}

@@ -68,6 +68,7 @@ def test_parameters_of_the_search_net(make: Callable[[], ModelSpace], parameters
         ("darts_v2", "cifar10", 3_349_342),  # as the released code's log says, like the next two
         ("darts_v2", "imagenet", 4_718_752),
         ("pc_darts_cifar", "cifar10", 3_634_678),
+        ("relative_nas", "cifar10", 3_928_222),  # 3.93 M as published
     ],
 )
 def test_parameters_of_the_evaluation_net(name: str, dataset: str, parameters: int) -> None:
