@@ -3,12 +3,13 @@
     min over alpha of  L_val(w*(alpha), alpha)    with    w*(alpha) = argmin over w of  L_train(w, alpha)
 
 One step descends alpha on a batch of the architecture half, then w on a batch of the weights half [DARTS eq. 3-4,
-algorithm 1]. First order takes ``w* = w``; second order (``unrolled``) takes ``w* = w - lr * grad_w L_train(w, alpha)``
+algorithm 1]. First order takes ``w* = w``; second order (``unrolled``) takes ``w' = w - lr * grad_w L_train(w, alpha)``
 and the finite difference [DARTS eq. 7-8]
 
-    grad_alpha L_val(w', alpha)  -  lr * (grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)) / (2 r)
+    grad_alpha L_val(w', alpha)  -  (grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)) / (2 r)
 
-with ``w+- = w +- r * grad_w' L_val(w', alpha)``, ``r = 0.01 / ||grad_w' L_val||``.
+with ``w+- = w +- r * d``, ``d = lr * grad_w' L_val(w', alpha)``, ``r = 0.01 / ||d||``; every weight has the learning
+rate of its parameter group.
 
 A method is a choice of independent parts (:class:`Choices`); the named methods in this folder are presets.
 """

@@ -104,21 +104,22 @@ class BilevelModule(DartsLightningModule):
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         alpha, w = self.arch_parameters(), self.weight_parameters()
         optimizer = self._weight_optimizer()
-        lr = optimizer.param_groups[0]["lr"]
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        lr = [rates[id(p)] for p in w]
         start = [p.detach().clone() for p in w]
 
         training_loss = self._loss(batch["train"], 2 * batch_idx + 1)
         descent = _descent(optimizer, w, torch.autograd.grad(training_loss, w, allow_unused=True))
-        _assign(w, [p - lr * d for p, d in zip(start, descent, strict=True)])
+        _assign(w, [p - rate * d for p, rate, d in zip(start, lr, descent, strict=True)])
         loss = self._loss(batch["val"], 2 * batch_idx)
         gradients = torch.autograd.grad(loss, [*alpha, *w], allow_unused=True)
         on_alpha = gradients[: len(alpha)]
-        on_w = [_zero_if_none(g, p) for g, p in zip(gradients[len(alpha) :], w, strict=True)]
+        direction = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, gradients[len(alpha) :], w, strict=True)]
 
-        r = FINITE_DIFFERENCE / torch.cat([g.flatten() for g in on_w]).norm().clamp_min(1e-12)
+        r = FINITE_DIFFERENCE / torch.cat([d.flatten() for d in direction]).norm().clamp_min(1e-12)
         sides = []
         for sign in (1, -1):
-            _assign(w, [p + sign * r * g for p, g in zip(start, on_w, strict=True)])
+            _assign(w, [p + sign * r * d for p, d in zip(start, direction, strict=True)])
             with without_gradients(w):
                 side_loss = self._loss(batch["train"], 2 * batch_idx + 1)
                 sides.append(torch.autograd.grad(side_loss, alpha, allow_unused=True))
@@ -127,7 +128,7 @@ class BilevelModule(DartsLightningModule):
             (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
             for plus, minus, a in zip(*sides, alpha, strict=True)
         ]
-        return loss, [_zero_if_none(g, a) - lr * i for g, i, a in zip(on_alpha, implicit, alpha, strict=True)]
+        return loss, [_zero_if_none(g, a) - i for g, i, a in zip(on_alpha, implicit, alpha, strict=True)]
 
     # Around the steps
 

@@ -60,6 +60,11 @@ class Builder:
         ValueError
             On the first module that cannot be mixed, or if the Engine-cells are not cells of the space.
         """
+        if not isinstance(space, ModelSpace):
+            raise ValueError(
+                f"A search needs an NNI ModelSpace, but {type(space).__name__} is none; derive it from "
+                "nni.nas.nn.pytorch.ModelSpace."
+            )
         if not space.simplify():
             raise ValueError(f"{type(space).__name__} has nothing to search: it contains no Cell or choice.")
         cells = [(name, module) for name, module in space.named_modules() if is_cell(module)]

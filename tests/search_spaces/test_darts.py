@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import nni
 import nni.nas.strategy as nni_strategies
 import pytest
 import torch
+from nni.nas.evaluator import FunctionalEvaluator
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
@@ -239,6 +244,26 @@ def test_nni_one_shot_strategies(name: str, strategy: str) -> None:
     for module in supermodules(net):
         exported |= module.export(exported)
     Genotype.from_sample(exported, name)
+
+
+@pytest.mark.parametrize("name", SMALL_SPACES)
+def test_nni_evolution(name: str, nni_home: Path) -> None:
+    """RegularizedEvolution finds networks with few parameters, and its samples are genotypes."""
+    space = small(name)
+
+    def few_parameters(model: ModelSpace) -> None:
+        assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+        nni.report_final_result(-float(count(model)))
+
+    evolution = nni_strategies.RegularizedEvolution(population_size=3, sample_size=3, mutation_prob=0.3, seed=0)
+    config = NasExperimentConfig("sequential", "raw", max_trial_number=6, experiment_working_directory=nni_home)
+    experiment = NasExperiment(space, FunctionalEvaluator(few_parameters), evolution, config)
+    experiment.run()
+    (sample,) = experiment.export_top_models(formatter="dict")
+    experiment.stop()
+    genotype = Genotype.from_sample(sample, name)
+    assert genotype.to_sample() == sample
+    assert -count(small(name).freeze(sample)) >= max(individual.y for individual in evolution._population)
 
 
 # Wrong input

@@ -133,7 +133,8 @@ class Smooth(ModelSpace):
         return self.classifier(self.layer(x))
 
 
-def test_unrolled_gradient_against_brute_force() -> None:
+@pytest.mark.parametrize("classifier_lr", [0.5, 0.1], ids=["one learning rate", "two parameter groups"])
+def test_unrolled_gradient_against_brute_force(classifier_lr: float) -> None:
     lr, momentum, decay, steps, size = 0.5, 0.9, 0.05, 3, 6
     strategy = BilevelSearch(unrolled=True, arch_learning_rate=0.05, gradient_clip_val=None)
     supernet = mutated(strategy, Smooth).double()
@@ -142,7 +143,14 @@ def test_unrolled_gradient_against_brute_force() -> None:
     before: list[tuple[Any, ...]] = []
     gradients: list[torch.Tensor] = []
 
+    def rate(name: str) -> float:
+        return classifier_lr if name.startswith("classifier") else lr
+
     class Recorder(Probe):
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": [parameter], "lr": rate(name)} for name, parameter in weights.items()]
+            return torch.optim.SGD(groups, **self.sgd)
+
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             state = self.trainer.optimizers[0].state
             buffers = {name: state[p]["momentum_buffer"].clone() if p in state else 0 for name, p in weights.items()}
@@ -166,7 +174,7 @@ def test_unrolled_gradient_against_brute_force() -> None:
         w = {name: value.requires_grad_() for name, value in w.items()}
         on_w = torch.autograd.grad(loss(training, step, alpha | w), list(w.values()), create_graph=True)
         moved = {
-            name: w[name] - lr * (gradient + decay * w[name] + momentum * buffers[name])
+            name: w[name] - rate(name) * (gradient + decay * w[name] + momentum * buffers[name])
             for name, gradient in zip(w, on_w, strict=True)
         }
         (exact,) = torch.autograd.grad(loss(validation, step, alpha | moved), list(alpha.values()))

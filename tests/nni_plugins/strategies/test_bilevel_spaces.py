@@ -128,6 +128,7 @@ PARTIAL = partial(BNASv2PC, warmup_epochs=0)
          "Partial channels with K=3 do not divide the 8 channels of convolution_cells.0; choose"),
         (BNASD(), partial(OneCell, make_cell=partial(cell, merge_op="loose_end")),
          "cell merges its loose_end nodes, which only a fixed cell has; use Cell(merge_op='all')."),
+        (BNASD(), partial(nn.Linear, 2, 2), "A search needs an NNI ModelSpace, but Linear is none; derive it from "),
         (BNASD(), NothingToChoose, "NothingToChoose has nothing to search: it contains no Cell or choice."),
         (BNASD(), AWidthToChoose, "first (MutableConv2d) cannot be relaxed; express its choice with Cell, LayerChoice"),
         (BNASD(), partial(HubDARTS, width=(4, 8), num_cells=3, dataset="cifar"), "stem.0 (MutableConv2d) cannot be"),
