@@ -144,9 +144,8 @@ SPACE_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType
 
 PAPER_SPACES: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        ("relative_nas", "darts"): {
-            "space": {"operations": tuple(name for name in DARTS_OPERATIONS if name != NO_OPERATION)}
-        }
+        (strategy, "darts"): {"space": {"operations": tuple(name for name in DARTS_OPERATIONS if name != NO_OPERATION)}}
+        for strategy in ("entrannas", "relative_nas")
     }
 )
 """Where a strategy's paper takes another form of a space, by strategy and space."""

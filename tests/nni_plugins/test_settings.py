@@ -91,3 +91,14 @@ def test_assignments() -> None:
     assert parse_assignments(["epochs=8", "a.b = x=y"]) == {"epochs": "8", "a.b": "x=y"}
     with pytest.raises(ValueError, match="write --set NAME=VALUE"):
         parse_assignments(["epochs"])
+
+
+@pytest.mark.parametrize("strategy", ["entrannas", "relative_nas"])
+def test_papers_without_none_search_the_darts_space_without_it(strategy: str) -> None:
+    operations = Settings.of(strategy=strategy, space="darts").space_arguments["operations"]
+    assert len(operations) == 7 and "none" not in operations
+    assert "operations" not in Settings.of(strategy="darts", space="darts").space_arguments
+    changed = Settings.of(strategy=strategy, space="darts", overrides={"space.operations": "('skip_connect',)"})
+    assert changed.space_arguments["operations"] == ("skip_connect",)
+    again = Settings.from_dict(json.loads(json.dumps(changed.to_dict())))
+    assert json.dumps(again.to_dict()) == json.dumps(changed.to_dict())
