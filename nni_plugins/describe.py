@@ -91,15 +91,18 @@ def describe_supernet(settings: Settings) -> dict[str, Any]:
     arguments = {"num_classes": 10, "in_channels": 3, **settings.space_arguments}
     supernet = strategy.mutate_model(make_space(settings.space, **arguments))
     found = [m for m in supernet.modules() if isinstance(m, (CellArchitecture, ChoiceArchitecture))]
-    architectures = {architecture.label: architecture for architecture in found}
-    per_label = {label: count_parameters(architecture) for label, architecture in architectures.items()}
-    weights = count_parameters(supernet) - sum(per_label.values())
+    searched = [p for architecture in dict.fromkeys(found) for p in architecture.parameters()]
+    weights = [p for p in supernet.parameters() if id(p) not in {id(q) for q in searched}]
     return {
         "space": settings.space,
         "strategy": settings.strategy,
-        "weights": weights,
-        "trainable_weights": weights - sum(p.numel() for p in supernet.parameters() if not p.requires_grad),
-        "architecture_parameters": per_label,
+        "weights": sum(p.numel() for p in weights),
+        "trainable_weights": sum(p.numel() for p in weights if p.requires_grad),
+        "architecture_parameters": {
+            architecture.label: count_parameters(architecture)
+            for architecture in dict.fromkeys(found)
+            if any(p.requires_grad for p in architecture.parameters())
+        },
         "image_size": IMAGE_SIZES[arguments.get("stem", "cifar")],
         "multiply_adds": count_multiply_adds(
             supernet, arguments["in_channels"], IMAGE_SIZES[arguments.get("stem", "cifar")]

@@ -80,6 +80,12 @@ class BilevelModule(DartsLightningModule):
         else:
             with without_gradients(self.weight_parameters()):
                 loss = self._loss(batch["val"], 2 * batch_idx)
+                if not loss.requires_grad:
+                    raise ValueError(
+                        "The validation loss does not depend on the architecture parameters, so that there is nothing "
+                        "to search by; check that the evaluator's training_step runs the model with gradients and that "
+                        "every choice of the space is used."
+                    )
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         self._watch("architecture", batch_idx, loss)
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -18,6 +18,7 @@ giving back, and the lowest validation loss wins. BatchNorm learns scale and shi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ from torchvision.ops import StochasticDepth
 
 from search_spaces.cells import set_drop_path
 
-from ..supernet.architecture import CellArchitecture, ChoiceArchitecture
 from ..supernet.build import Builder
 from ..supernet.channels import AllChannels
+from ..supernet.consistency import mixtures_of
 from ..supernet.features import PerEdge
 from ..supernet.relaxation import Softmax
 from ..supernet.weight_set import Weights, WeightSet
@@ -49,6 +50,8 @@ from ..tuners.model_space import model_space_encoding
 from .bilevel import refuse_many_devices
 from .bilevel_module import SearchDiverged
 from .trainable import make_affine
+
+_logger = logging.getLogger(__name__)
 
 ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
 
@@ -159,9 +162,9 @@ class RelativeNAS(RandomOneShot):
         self._encoding = model_space_encoding(model.simplify())
         supernet = OneShotStrategy.mutate_model(self, model)
         make_affine(supernet)
-        for module in supernet.modules():
-            if isinstance(module, (CellArchitecture, ChoiceArchitecture)):
-                module.requires_grad_(False)
+        for mixture in mixtures_of(supernet):
+            mixture.derived_only = True
+            mixture.architecture.requires_grad_(False)
         return supernet
 
     def _prepare(self, operation: nn.Module) -> nn.Module:
@@ -384,6 +387,8 @@ class WeightSetModule(BaseOneShotLightningModule):
         self.best = self._samples[int(by_row.argmin())]
         if self.current_epoch < self.generations:
             self.state = slow_fast.tell(self.state, by_row.tolist())
+        described = ", ".join(f"{name} {value:.4g}" for name, value in self.generation_metrics().items())
+        _logger.info("Generation %d: %s; best %s.", self.current_epoch + 1, described, self.best)
 
     # Around the generations
 

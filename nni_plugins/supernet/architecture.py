@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import sample as cell_sample
-from .relaxation import INITIAL_SCALE, Derived, Relaxation, Topology
+from .relaxation import INITIAL_SCALE, NO_OPERATION, Derived, Relaxation, Topology
 
 Connections = Mapping[int, list[Derived]]
 """Connections of every intermediate node."""
@@ -49,6 +49,7 @@ class CellArchitecture(_Tempered):
         self.topology = topology
         self.tables = nn.ParameterDict(relaxation.init(topology))
         self._derived: tuple[object, Connections] = (None, {})
+        self._connected: tuple[object, Connections] = (None, {})
         self._chosen: Connections | None = None
 
     def _parameters_by_name(self) -> dict[str, torch.Tensor]:
@@ -74,6 +75,34 @@ class CellArchitecture(_Tempered):
     def connections(self) -> Connections:
         """What a cell runs that does not mix: the derived connections, or those that :meth:`choose` has fixed."""
         return self.derive() if self._chosen is None else self._chosen
+
+    @torch.no_grad()
+    def connected(self) -> Connections:
+        """What a Transit-cell runs: the derived connections, without ``none`` where it would cut the cell in two.
+
+        Behind such a cell no gradient reaches the architecture parameters, and the search would stand still for ever.
+        Not stated in the paper, whose space never derives ``none``; NAS-Bench-201 does. Connections that
+        :meth:`choose` has fixed stay as they are.
+        """
+        if self._chosen is not None:
+            return self._chosen
+        derived = self.derive()
+        if self._connected[0] is not derived:
+            if not self._reaches_the_output(derived):
+                tables = self._parameters_by_name()
+                weak = torch.tensor([name == NO_OPERATION for name in self.topology.operations])
+                tables["alpha"] = tables["alpha"].masked_fill(weak.to(tables["alpha"].device), -torch.inf)
+                self._connected = derived, self.relaxation.derive(tables, self.topology)
+            else:
+                self._connected = derived, derived
+        return self._connected[1]
+
+    def _reaches_the_output(self, connections: Connections) -> bool:
+        reached = set(range(self.topology.num_inputs))
+        for target, node in connections.items():
+            if any(source in reached and self.topology.operations[k] != NO_OPERATION for k, source in node):
+                reached.add(target)
+        return self.topology.targets[-1] in reached
 
     def choose(self, sample: Mapping[str, Any] | None) -> None:
         """Fix the connections of cells that do not mix to those of NNI's ``sample``; None for the derived ones.

@@ -18,7 +18,7 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
-from .architecture import CellArchitecture
+from .architecture import CellArchitecture, Connections
 from .channels import Channels, bypass_of
 from .features import Features
 from .operation import WeightedOperation, weighted_sums
@@ -139,10 +139,15 @@ class MixedCell(BaseSuperNetModule):
         raw = preprocess_cell_inputs(topology.num_inputs, *inputs)
         nodes: dict[int, torch.Tensor] = dict(enumerate(self.preprocessor(raw)))
         weights: _Weights | None = None
+        connections: Connections = {}
+        if self.derived_only:
+            connections = self.architecture.connections()
+        elif not self.engine:
+            connections = self.architecture.connected()
         if self.engine and not self.derived_only:
             weights, edges = self._mixture(nodes[0].shape[1] // self.channels.fraction)
         else:
-            edges = self._derived_edges()
+            edges = _edges_of(connections)
         sums = {target: _Sum() for target in topology.targets}
         bypasses = {target: _Sum() for target in topology.targets}
         for source in range(topology.targets.stop):
@@ -155,7 +160,10 @@ class MixedCell(BaseSuperNetModule):
                 break
             mixed, bypass = self.channels.split(nodes[source])
             features = _SourceFeatures(mixed, self.operations)
-            terms = self._derived_terms(source, features) if weights is None else self._terms(source, features, weights)
+            if weights is None:
+                terms = self._derived_terms(source, features, connections)
+            else:
+                terms = self._terms(source, features, weights)
             for target, term, owned in terms:
                 sums[target].add(term, owned=owned)
             if bypass is not None:
@@ -178,13 +186,6 @@ class MixedCell(BaseSuperNetModule):
             edges.setdefault(source, []).append((target, weight))
         return _Weights(F.pad(flat, (0, 1)), per_channel), edges
 
-    def _derived_edges(self) -> _Edges:
-        edges: _Edges = {}
-        for target, connections in self.architecture.connections().items():
-            for source in dict.fromkeys(source for _, source in connections):
-                edges.setdefault(source, []).append((target, None))
-        return edges
-
     def _terms(
         self, source: int, features: _SourceFeatures, weights: _Weights
     ) -> Iterator[tuple[int, torch.Tensor, bool]]:
@@ -199,10 +200,12 @@ class MixedCell(BaseSuperNetModule):
         for key, target, position in uses.alone:
             yield target, features.weighted(key, weights.per_channel[position]), True
 
-    def _derived_terms(self, source: int, features: _SourceFeatures) -> Iterator[tuple[int, torch.Tensor, bool]]:
-        """What ``source`` adds to which target, the derived connections alone, unweighted."""
-        for target, connections in self.architecture.connections().items():
-            for k, start in connections:
+    def _derived_terms(
+        self, source: int, features: _SourceFeatures, connections: Connections
+    ) -> Iterator[tuple[int, torch.Tensor, bool]]:
+        """What ``source`` adds to which target over ``connections`` alone, unweighted."""
+        for target, node in connections.items():
+            for k, start in node:
                 if start == source and (source, target, k) in self._key:
                     yield target, features.of(self._key[source, target, k]), False
 
@@ -236,6 +239,15 @@ class MixedCell(BaseSuperNetModule):
             f"{self.label}/{target}_{source}": dict(zip(topology.operations, row, strict=True))
             for (source, target), row in zip(topology.edges, probabilities, strict=True)
         }
+
+
+def _edges_of(connections: Connections) -> _Edges:
+    """The edges that carry a connection, unweighted."""
+    edges: _Edges = {}
+    for target, node in connections.items():
+        for source in dict.fromkeys(source for _, source in node):
+            edges.setdefault(source, []).append((target, None))
+    return edges
 
 
 class _Sum:

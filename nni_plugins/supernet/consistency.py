@@ -31,6 +31,11 @@ class Consistency(NamedTuple):
         return self.supernet - self.derived
 
 
+def mixtures_of(module: nn.Module) -> list[MixedCell | MixedLayer | MixedInput]:
+    """Every mixture inside ``module``, in the order of the network."""
+    return [m for m in module.modules() if isinstance(m, (MixedCell, MixedLayer, MixedInput))]
+
+
 @contextmanager
 def derived_subgraph(module: nn.Module, sample: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Inside the block every mixture in ``module`` runs its derived connections alone, unweighted.
@@ -47,7 +52,7 @@ def derived_subgraph(module: nn.Module, sample: Mapping[str, Any] | None = None)
     ValueError
         If the sample does not describe an architecture of the space.
     """
-    mixtures = [m for m in module.modules() if isinstance(m, (MixedCell, MixedLayer, MixedInput))]
+    mixtures = mixtures_of(module)
     before = [mixture.derived_only for mixture in mixtures]
     try:
         for mixture in mixtures:

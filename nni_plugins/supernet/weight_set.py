@@ -16,27 +16,24 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import nn
 
-from .cell import MixedCell
-from .choice import MixedInput, MixedLayer
+from .consistency import mixtures_of
 
 Weights = Mapping[str, torch.Tensor]
 """Entries of a supernet's ``state_dict`` by name."""
 
 
 class WeightSet:
-    """Snapshots of a supernet whose mixtures run one architecture at a time.
+    """Snapshots of a supernet, and the architecture that it runs.
 
     Parameters
     ----------
     supernet
-        Its parameters and buffers *are* the set; the methods copy them out and in.
+        Its mixtures are ``derived_only``. Its parameters and buffers *are* the set; the methods copy them out and in.
     """
 
     def __init__(self, supernet: nn.Module) -> None:
         self._supernet = supernet
-        self._mixtures = [m for m in supernet.modules() if isinstance(m, (MixedCell, MixedLayer, MixedInput))]
-        for mixture in self._mixtures:
-            mixture.derived_only = True
+        self._mixtures = mixtures_of(supernet)
         names = {id(module): name for name, module in supernet.named_modules()}
         self._names = {
             id(operation): [f"{names[id(operation)]}.{entry}" for entry in operation.state_dict()]

@@ -31,6 +31,19 @@ def test_describe_a_supernet(capsys: pytest.CaptureFixture[str]) -> None:
     assert description["architecture_parameters"] == {"convolution": 14 * 8 + 14, "enhancement": 14 * 8 + 14}
 
 
+def test_describe_a_weight_set(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--set", "space.channels=4", "--set", "space.cells=1"]
+    assert main(["describe", "--space", "nasbench201", "--strategy", "relative_nas", "--json", *words]) == 0
+    weight_set = json.loads(capsys.readouterr().out)
+    assert main(["describe", "--space", "nasbench201", "--strategy", "darts", "--json", *words]) == 0
+    mixture = json.loads(capsys.readouterr().out)
+    assert weight_set["architecture_parameters"] == {} and mixture["architecture_parameters"] == {"cell": 30}
+    # two affine BatchNorms an edge more, over one cell of 4, 8 and 16 channels, and one candidate in place of five
+    assert weight_set["weights"] == mixture["weights"] + 6 * 2 * 2 * (4 + 8 + 16)
+    assert weight_set["trainable_weights"] == weight_set["weights"]
+    assert weight_set["multiply_adds"] < mixture["multiply_adds"]
+
+
 def test_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "cells.svg"
     assert main(["draw", "bnas_v2_pc_v1", "--out", str(target)]) == 0

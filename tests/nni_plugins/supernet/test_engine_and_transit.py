@@ -350,11 +350,35 @@ def test_a_node_without_any_operation_is_zero_on_nasbench201() -> None:
         alpha.zero_()
         alpha[:, 0] = 1.0
     assert cell.architecture.export() == {f"cell/{edge}": "none" for edge in ("0_1", "0_2", "1_2", "0_3", "1_3", "2_3")}
-    assert (cell(torch.randn(2, 4, 8, 8)) == 0).all()
+    x = torch.randn(2, 4, 8, 8)
+    cell.derived_only = True
+    assert (cell(x) == 0).all()
     with torch.no_grad():
         alpha[3, 1] = 2.0
-    x = torch.randn(2, 4, 8, 8)
     assert torch.equal(cell(x), x)
+
+
+def test_a_transit_cell_passes_gradients_on_even_if_the_derived_cell_is_cut_in_two() -> None:
+    """Every edge runs its second best operation for as long as with ``none`` nothing would reach the output."""
+    supernet = supernet_of(EnTranNAS(), NASBench201(channels=4, cells=2))
+    engine, transit, *_ = cells_of(supernet)
+    skip = engine.architecture.topology.operations.index("skip_connect")
+    with torch.no_grad():
+        alpha = engine.architecture.tables["alpha"]
+        alpha.zero_()
+        alpha[:, 0] = 2.0
+        alpha[:, skip] = 1.0
+    assert set(engine.architecture.export().values()) == {"none"}
+    assert transit.architecture.connected() == {
+        target: [Derived(skip, source) for source in range(target)] for target in (1, 2, 3)
+    }
+    supernet(IMAGES).square().sum().backward()
+    assert (alpha.grad != 0).any()
+    with torch.no_grad():
+        alpha[3, 0] = 0.0  # the edge from the input to the output: the derived cell hangs together again
+    assert transit.architecture.connected() is transit.architecture.derive()
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(transit(x), x)
 
 
 def test_partial_channels_bypass_the_edges_that_are_alive() -> None:
