@@ -115,7 +115,7 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
     return {
         "cells": cells.found,
         "seconds": time.perf_counter() - started,
-        "memory_mb": peak_memory_mb(),
+        "memory_mb": peak_memory_mb(),  # loading the images included
         "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {arguments.threads} thread(s)",
         "torch": torch.__version__,
     }
@@ -184,7 +184,7 @@ def markdown(runs: dict[str, list[dict[str, Any]]], table: Any, arguments: argpa
         f"{arguments.seeds} seed(s); {any_run['device']}, torch {any_run['torch']}. Test accuracy of the last epoch's "
         "cell from the table, percent; mean ± standard deviation.",
         "",
-        f"| search | {' | '.join(DATASETS.values())} | rank, CIFAR-10 | skips of 6 | seconds | peak MB |",
+        f"| search | {' | '.join(DATASETS.values())} | rank, CIFAR-10 | skips of 6 | seconds | process peak MB |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for contender, searches in runs.items():

@@ -30,6 +30,13 @@ ENDED = {"SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"
 OVER = {"DONE", "ERROR", "STOPPED"}
 SECONDS_TO_START = 120
 ATTEMPTS = 5
+FIGURES = {
+    "search_accuracy": "{:.2f}",
+    "test_accuracy": "{:.2f}",
+    "parameters": "{:,}",
+    "onnx_latency_ms": "{:.2f} ms",
+}
+"""Columns of the table, in its order; a trial that evaluates one cell has not all of them."""
 
 
 class Experiment:
@@ -114,7 +121,7 @@ def _activity(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> str:
         return "waiting"
     parameters = _parameters(running[0])
     accuracy = experiment.last_metrics(running[0], "PERIODICAL").get("default")
-    return f"{parameters['strategy']}: " + ("starting" if accuracy is None else f"search at {accuracy:.1f} %")
+    return f"{parameters.get('strategy', 'trial')}: " + ("starting" if accuracy is None else f"search at {accuracy:.1f} %")
 
 
 def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
@@ -129,19 +136,16 @@ def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[T
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     finals = []
     for trial in trials:
-        parameters, final = _parameters(trial), experiment.last_metrics(trial, "FINAL")
-        row = [str(parameters["strategy"]), str(parameters["seed"]), trial["status"].lower()]
+        # NNI may exchange the parameters that it shows of trials started together: the result says what was run
+        final = experiment.last_metrics(trial, "FINAL")
+        ran = final or _parameters(trial)
+        row = [str(ran.get("strategy", "")), str(ran.get("seed", "")), trial["status"].lower()]
         if final:
             finals.append(final)
-            row += [
-                f"{final['search_accuracy']:.2f}",
-                f"{final['test_accuracy']:.2f}",
-                f"{final['parameters']:,}",
-                f"{final['onnx_latency_ms']:.2f} ms",
-                "passed" if final["deployment_passed"] else "FAILED",
-            ]
+            row += [form.format(final[name]) if name in final else "" for name, form in FIGURES.items()]
+            row.append({1: "passed", 0: "FAILED"}.get(final.get("deployment_passed"), ""))
         table.add_row(*row)
-    return table, sorted(finals, key=lambda final: -final["test_accuracy"])
+    return table, sorted(finals, key=lambda final: -final["default"])
 
 
 def free_port(first: int = 8080) -> int:
@@ -199,12 +203,12 @@ def _run(config: Path, port: int, console: Console) -> int:
     console.print(table)
     if finals:
         folder = finals[0]["folder"]
-        console.print(f"The best model lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)
+        console.print(f"The best result lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)
     console.print(f"To see the web UI again: {_shown(nnictl)} view {identity} --port {port}", soft_wrap=True)
     failed = len(trials) - len(finals)
     if failed:
         console.print(f"{failed} of {len(trials)} trials failed; their logs: nnictl log trial {identity}")
-    return int(failed > 0 or any(not final["deployment_passed"] for final in finals))
+    return int(failed > 0 or any(final.get("deployment_passed") == 0 for final in finals))
 
 
 def _shown(path: str) -> str:

@@ -113,6 +113,7 @@ def evaluate_candidate(
     return {
         "default": last["default"],
         "validation_accuracy": last["validation_accuracy"],
+        "seed": settings.seed,
         "parameters": count_parameters(net),
         "multiply_adds": count_multiply_adds(net.cpu(), data.in_channels, data.image_size),
         "genotype": genotype.to_json(),

@@ -47,8 +47,10 @@ class Outcome:
         """The figures of the run as flat numbers and texts: what a trial reports as its final result."""
         deployment = self.report["deployment"]
         latency = deployment["latency"]
+        settings = self.report["settings"]
         return {
             "default": self.report["test_accuracy"],
+            **{name: settings[name] for name in ("strategy", "space", "data", "seed")},
             "test_accuracy": self.report["test_accuracy"],
             "search_accuracy": self.report["search"]["validation_accuracy"],
             "parameters": self.report["parameters"],

@@ -85,11 +85,12 @@ class WeightSetChoices:
 
     def __post_init__(self) -> None:
         self.start([1.0])
-        if not 0 <= self.drop_path < 1:
+        if not isinstance(self.drop_path, (int, float)) or not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path must be a probability from 0 to below 1, got {self.drop_path!r}.")
-        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
+        clip = self.gradient_clip_val
+        if clip is not None and (not isinstance(clip, (int, float)) or not clip > 0):
             raise ValueError(
-                f"gradient_clip_val must be positive, or None for no clipping, got {self.gradient_clip_val!r}."
+                f"gradient_clip_val must be positive, or None for no clipping, got {clip!r}."
             )
 
     def start(self, upper: ArrayLike, seed: int = 0) -> slow_fast.SlowFastState:

@@ -55,6 +55,7 @@ def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data:
             final = experiment.last_metrics(trial, "FINAL")
             assert final["default"] == report["test_accuracy"] == pytest.approx(report["deployment"]["test_accuracy"])
             assert Genotype.from_json(final["genotype"]) == Genotype.load(folder / "genotype.json")
+            assert (final["strategy"], final["seed"]) == (parameters[parameter_id]["strategy"], 1)
             assert final["parameters"] == report["parameters"] and final["deployment_passed"] == 1
             assert check.main([str(folder)]) == 0
             events = list((tmp_path / "nni").rglob(f"trials/{trial['trialJobId']}/tensorboard/**/events.*"))
