@@ -121,7 +121,8 @@ def _activity(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> str:
         return "waiting"
     parameters = _parameters(running[0])
     accuracy = experiment.last_metrics(running[0], "PERIODICAL").get("default")
-    return f"{parameters.get('strategy', 'trial')}: " + ("starting" if accuracy is None else f"search at {accuracy:.1f} %")
+    doing = "starting" if accuracy is None else f"at {accuracy:.1f} %"
+    return f"{parameters.get('strategy', 'cell')}: {doing}"
 
 
 def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[T
         if final:
             finals.append(final)
             row += [form.format(final[name]) if name in final else "" for name, form in FIGURES.items()]
-            row.append({1: "passed", 0: "FAILED"}.get(final.get("deployment_passed"), ""))
+            row.append({1: "passed", 0: "FAILED"}.get(final.get("deployment_passed", -1), ""))
         table.add_row(*row)
     return table, sorted(finals, key=lambda final: -final["default"])
 
