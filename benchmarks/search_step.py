@@ -66,6 +66,8 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
     import torch
     from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 
+    from memory import PeakMemory
+
     from nni_plugins.classifier import ImageClassifier
     from nni_plugins.console import quiet_libraries
     from nni_plugins.settings import SearchRecipe
@@ -80,15 +82,10 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
 
     class Timer(pl.Callback):
         seconds: list[float] = []  # noqa: RUF012  one process, one timer
-        before = 0.0
+        memory: PeakMemory
 
         def on_train_start(self, *_: Any) -> None:
-            if cuda:
-                torch.cuda.reset_peak_memory_stats()
-                self.before = torch.cuda.memory_allocated() / 2**20
-            else:
-                Path("/proc/self/clear_refs").write_text("5")  # resets the peak that the kernel keeps
-                self.before = resident("VmRSS")
+            self.memory = PeakMemory()
 
         def on_train_batch_start(self, *_: Any) -> None:
             self.started = self._now()
@@ -111,11 +108,10 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
     loader = DataLoader(images, batch_size=batch)
     module = ImageClassifier(SearchRecipe(epochs=1, lr=0.025), 10)
     strategy.mutate_evaluator(Lightning(module, trainer, loader, loader)).evaluate(supernet)
-    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident("VmHWM")
     return {
         "seconds": statistics.median(timer.seconds[2:]),
         "derivation": derivation_seconds(supernet),
-        "peak_mb": peak - timer.before,
+        "peak_mb": timer.memory.mb(),
         "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
@@ -136,12 +132,6 @@ def derivation_seconds(supernet: Any) -> float | None:
             architecture.derive()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds) if seconds else None
-
-
-def resident(field: str) -> float:
-    """A memory figure of this process in MB, from the kernel."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[field].split()[0]) / 1024
 
 
 def cpu_name() -> str:

@@ -11,7 +11,9 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from nni_plugins import trial
+from nni_plugins.data import load_data
 from nni_plugins.demo import main as demo
+from nni_plugins.evaluate import sample_of
 
 from .experiment import ROOT
 
@@ -39,6 +41,11 @@ def test_every_trial_of_an_example_has_valid_settings(path: Path) -> None:
     if TRIAL not in words:
         pytest.skip("not a search trial")
     arguments = trial.build_parser().parse_args(words[words.index(TRIAL) + 1 :])
+    if arguments.evaluate:  # a trial is one cell
+        settings = trial.settings_of({}, arguments)
+        for parameters in combinations(content["searchSpace"]):
+            assert set(sample_of(parameters, settings, load_data(settings.data))) == set(content["searchSpace"])
+        return
     for parameters in combinations(content["searchSpace"]):
         settings = trial.settings_of(parameters, arguments)
         assert settings.strategy == parameters.get("strategy", arguments.strategy)
