@@ -18,6 +18,7 @@ giving back, and the lowest validation loss wins. BatchNorm learns scale and shi
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -405,13 +406,11 @@ class WeightSetModule(BaseOneShotLightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["relative_nas"] = {
-            "state": slow_fast.to_plain(self.state),
-            "best": self.best,
-            "losses": self.losses,
-        }
+        """Add the population as text: without executing code torch reads neither NNI's labels nor 128-bit integers."""
+        kept = {"state": slow_fast.to_plain(self.state), "best": self.best, "losses": self.losses}
+        checkpoint["relative_nas"] = json.dumps(kept)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint["relative_nas"]
-        self.state = slow_fast.from_plain(saved["state"])
-        self.best, self.losses = saved["best"], saved["losses"]
+        kept = json.loads(checkpoint["relative_nas"])
+        self.state = slow_fast.from_plain(kept["state"])
+        self.best, self.losses = kept["best"], kept["losses"]

@@ -293,7 +293,7 @@ def diversity(state: SlowFastState) -> float:
 
 
 def to_plain(state: SlowFastState) -> dict[str, Any]:
-    """The state as lists, dicts, numbers and strings, for a checkpoint in JSON or of torch."""
+    """The state as lists, dicts, numbers and strings, for a checkpoint in JSON."""
     plain = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in state._asdict().items()}
     return {**plain, "random_state": dict(state.random_state), "known": [list(item) for item in state.known.items()]}
 

@@ -253,6 +253,10 @@ def test_nni_runs_it_on_other_spaces(
 OVERRIDES = {"epochs": 3, "batch_size": 16, "population_size": 4, "space.channels": 4, "space.layers": 3}
 
 
+class Interrupted(Exception):
+    pass
+
+
 def run(data: str, folder: Path, stop_after: int | None = None, **overrides: Any) -> SearchResult:
     settings = Settings.of(
         strategy="relative_nas", space="darts", data=data, seed=3,
@@ -261,7 +265,7 @@ def run(data: str, folder: Path, stop_after: int | None = None, **overrides: Any
 
     def on_epoch(metrics: EpochMetrics) -> None:
         if metrics["epoch"] + 1 == stop_after:
-            raise KeyboardInterrupt
+            raise Interrupted
 
     return run_search(settings, load_data(data), folder, on_epoch)
 
@@ -281,6 +285,21 @@ def test_metrics_of_a_generation_and_equal_results_from_equal_seeds(tiny_data: s
         assert metrics["mean_loss"] == pytest.approx(metrics["validation_loss"])
     assert first.history[-1]["genotype"] == first.genotype.to_json()
     assert "none" not in {operation for nodes in first.genotype.cells.values() for n in nodes for operation, _ in n}
+
+
+@pytest.mark.parametrize("epoch", [2, 4], ids=["generation", "final pick"])
+def test_an_interrupted_search_goes_on_to_the_same_result(epoch: int, tiny_data: str, tmp_path: Path) -> None:
+    whole = run(tiny_data, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tiny_data, tmp_path / "parts", stop_after=epoch)
+    rest = run(tiny_data, tmp_path / "parts")
+    assert rest.sample == whole.sample
+    assert without_times(rest.history) == without_times(whole.history)
+    last = [
+        torch.load(tmp_path / name / "search" / "epoch-0004.ckpt", weights_only=True) for name in ("whole", "parts")
+    ]
+    assert last[0]["relative_nas"] == last[1]["relative_nas"]
+    assert all(torch.equal(tensor, last[1]["state_dict"][name]) for name, tensor in last[0]["state_dict"].items())
 
 
 def test_a_run_has_the_papers_schedule() -> None:
