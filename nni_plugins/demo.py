@@ -34,7 +34,7 @@ FIGURES = {
     "search_accuracy": "{:.2f}",
     "test_accuracy": "{:.2f}",
     "parameters": "{:,}",
-    "onnx_latency_ms": "{:.2f} ms",
+    "onnx_latency_ms": "{:.2f}",
 }
 """Columns of the table, in its order; a trial that evaluates one cell has not all of them."""
 
@@ -130,9 +130,9 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
-    """A table of the trials, and the final metrics of those that succeeded, the best first."""
+    """A table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded, the best first."""
     table = Table(title="Trials (accuracies in percent)", title_justify="left", box=box.SIMPLE)
-    for column in ("strategy", "seed", "status", "search", "test", "params", "latency", "parity"):
+    for column in ("strategy", "seed", "status", "search", "test", "params", "ms", "parity"):
         left = column in ("strategy", "status", "parity")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     finals = []
