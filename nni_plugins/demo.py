@@ -130,8 +130,11 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
-    """A table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded, the best first."""
-    table = Table(title="Trials (accuracies in percent)", title_justify="left", box=box.SIMPLE)
+    """A table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded.
+
+    The best comes first.
+    """
+    table = Table(title="Trials (accuracies in percent, latency in ms)", title_justify="left", box=box.SIMPLE)
     for column in ("strategy", "seed", "status", "search", "test", "params", "ms", "parity"):
         left = column in ("strategy", "status", "parity")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
