@@ -38,12 +38,14 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from search_spaces.cells import set_drop_path
+from search_spaces.free_cell import FreeCell
 
 from ..supernet.build import Builder
 from ..supernet.channels import AllChannels
 from ..supernet.consistency import mixtures_of
 from ..supernet.features import PerEdge
-from ..supernet.relaxation import Softmax
+from ..supernet.relaxation import Relaxation, Softmax
+from ..supernet.threshold import SparseThreshold
 from ..supernet.weight_set import Weights, WeightSet
 from ..tuners import slow_fast
 from ..tuners.encoding import Encoding
@@ -159,7 +161,10 @@ class RelativeNAS(RandomOneShot):
         ValueError
             If the space cannot be searched; nothing is changed then.
         """
-        self._builder = Builder(Softmax(), AllChannels(), PerEdge(), None, prepare=self._prepare)
+        # nothing is relaxed here; the part only has to go with the cells' number of connections
+        free = any(isinstance(module, FreeCell) for module in model.modules())
+        relaxation: Relaxation = SparseThreshold() if free else Softmax()
+        self._builder = Builder(relaxation, AllChannels(), PerEdge(), None, prepare=self._prepare)
         self._builder.check(model)
         self._encoding = model_space_encoding(model.simplify())
         supernet = OneShotStrategy.mutate_model(self, model)

@@ -90,11 +90,13 @@ class Choice(NamedTuple):
 class Subset(NamedTuple):
     """Several of the values: one key in [0, 1] for each, decoded to the sorted indices of the chosen ones.
 
-    The ``chosen`` largest keys win, the first of equal ones; where any number may be chosen (None), keys above 1/2.
+    The ``chosen`` largest keys win, the first of equal ones; where any number may be chosen (None), keys above 1/2, and
+    with ``at_least_one`` the largest where no key is.
     """
 
     values: tuple[Any, ...]
     chosen: int | None
+    at_least_one: bool = False
 
     @property
     def upper(self) -> tuple[float, ...]:
@@ -102,7 +104,11 @@ class Subset(NamedTuple):
 
     def decode(self, genes: Array) -> Sequence[tuple[int, ...]]:
         if self.chosen is None:
-            return [tuple(np.flatnonzero(row > 0.5).tolist()) for row in genes]
+            some = [tuple(np.flatnonzero(row > 0.5).tolist()) for row in genes]
+            return [
+                (int(row.argmax()),) if self.at_least_one and not part else part
+                for row, part in zip(genes, some, strict=True)
+            ]
         largest = np.argsort(-genes, axis=1, kind="stable")[:, : self.chosen]
         return [tuple(row) for row in np.sort(largest, axis=1).tolist()]
 

@@ -11,6 +11,7 @@ from nni.mutable import Categorical, CategoricalMultiple, LabeledMutable, Numeri
 from nni.mutable.annotation import MutableAnnotation
 
 from nni_plugins.tuners.encoding import TAIL, Choice, Encoding, Number, Subset, Variable
+from search_spaces.free_cell import SomeOf
 
 _CELL_SLOT = re.compile(r"(?P<cell>.*)/(?P<part>input|op)_(?P<node>\d+)_(?P<slot>\d+)")
 
@@ -78,7 +79,7 @@ def _variable(name: str, mutable: LabeledMutable) -> Variable:
     if isinstance(mutable, CategoricalMultiple):
         if mutable.n_chosen == 1:
             return Choice(tuple(mutable.values), as_list=True)
-        return Subset(tuple(mutable.values), mutable.n_chosen)
+        return Subset(tuple(mutable.values), mutable.n_chosen, at_least_one=isinstance(mutable, SomeOf))
     if isinstance(mutable, Numerical):
         return _number(mutable)
     raise ValueError(

@@ -302,6 +302,16 @@ def test_an_interrupted_search_goes_on_to_the_same_result(epoch: int, tiny_data:
     assert all(torch.equal(tensor, last[1]["state_dict"][name]) for name, tensor in last[0]["state_dict"].items())
 
 
+def test_nodes_with_any_number_of_connections(tiny_data: str, tmp_path: Path) -> None:
+    settings = Settings.of(
+        strategy="relative_nas", space="darts_any", data=tiny_data, seed=1,
+        overrides={**OVERRIDES, "epochs": 1, "population_size": 2, "cutout": 2},
+    )  # fmt: skip
+    result = run_search(settings, load_data(tiny_data), tmp_path)
+    connections = [len(node) for nodes in result.genotype.cells.values() for node in nodes]
+    assert min(connections) >= 1 and max(connections) > 2
+
+
 def test_a_run_has_the_papers_schedule() -> None:
     recipe = Settings.of(strategy="relative_nas", space="darts", data="cifar10").search
     assert (recipe.epochs, recipe.batch_size, recipe.momentum, recipe.weight_decay) == (50, 256, 0.9, 3e-4)

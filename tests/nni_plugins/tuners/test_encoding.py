@@ -75,6 +75,12 @@ def test_m_chosen_are_the_m_largest_keys_and_the_first_of_equal_ones() -> None:
     assert Subset(("a", "b", "c"), None).decode(np.array([[0.6, 0.5, 1.0], [0.0, 0.1, 0.2]])) == [(0, 2), ()]
 
 
+def test_any_number_may_be_chosen_or_at_least_one() -> None:
+    keys = np.array([[0.1, 0.4, 0.3], [0.6, 0.5, 0.9]])
+    assert Subset(("a", "b", "c"), None).decode(keys) == [(), (0, 2)]
+    assert Subset(("a", "b", "c"), None, at_least_one=True).decode(keys) == [(1,), (0, 2)]
+
+
 def test_the_darts_cells_have_the_32_genes_of_the_paper() -> None:
     encoding = darts_encoding()
     assert list(encoding.variables)[:5] == [
