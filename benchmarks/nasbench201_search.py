@@ -51,9 +51,7 @@ def make_strategy(name: str, arch_lr: float) -> Any:
         "darts": lambda: FirstOrderDARTS(arch_learning_rate=arch_lr),
         "darts_clr": lambda: FirstOrderDARTS(arch_learning_rate=arch_lr, arch_lr=Confident(power=2)),
         "rf_darts": lambda: RFDARTS(arch_learning_rate=arch_lr),
-        "rf_darts_classifier": lambda: RFDARTS(
-            arch_learning_rate=arch_lr, trains=BatchNormOnly(train_classifier=True)
-        ),
+        "rf_darts_classifier": lambda: RFDARTS(arch_learning_rate=arch_lr, trains=BatchNormOnly(train_classifier=True)),
     }
     return makers[name]()
 

@@ -192,9 +192,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         space=genotype.space, data=arguments.data, seed=arguments.seed, overrides=parse_assignments(arguments.set)
     )
     data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
-    return _finish(
-        run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force)
-    )
+    return _finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -202,9 +200,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from .pipeline import export_again
 
     out = refuse_existing(arguments.out, force=arguments.force)
-    return _finish(
-        export_again(Path(arguments.folder), out=out, data_root=arguments.data_root, force=arguments.force)
-    )
+    return _finish(export_again(Path(arguments.folder), out=out, data_root=arguments.data_root, force=arguments.force))
 
 
 def _finish(outcome: Outcome) -> int:

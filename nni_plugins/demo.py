@@ -1,6 +1,6 @@
 """The main job in one command: a real ``nnictl`` experiment on the embedded digits, then a table of its trials.
 
-    python -m nni_plugins.demo            (what ``make demo`` runs)
+python -m nni_plugins.demo            (what ``make demo`` runs)
 """
 
 from __future__ import annotations

@@ -159,11 +159,7 @@ DIGITS_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 """Quick settings for the embedded set, by section."""
 
 DIGITS_STRATEGIES: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        "relative_nas": {
-            "search": {"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}
-        }
-    }
+    {"relative_nas": {"search": {"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}}}
 )
 """What a strategy's paper sets and small images do not bear."""
 

@@ -134,9 +134,7 @@ class BCNN(ModelSpace):
         for cell in range(enhancement_cells):
             first, last = cell == 0, cell == enhancement_cells - 1
             inputs = (enhancement_width, output_width) if first else (output_width, output_width)
-            self.enhancement_cells.append(
-                cell_of("enhancement", inputs, width, reduces=False, previous_reduces=False)
-            )
+            self.enhancement_cells.append(cell_of("enhancement", inputs, width, reduces=False, previous_reduces=False))
             embedded = output_width if last else width
             self.enhancement_to_pooling.append(_embedding(output_width, embedded, 0))
             pooled_width += embedded

@@ -94,9 +94,7 @@ def _robust_darts_layouts() -> dict[str, Layout]:
     lists: dict[str, Any] = json.loads(files(__package__).joinpath("s1_s4.json").read_text())
     kinds = ("normal", "reduce")
     edges = [(source, target) for target in range(2, 6) for source in range(target)]
-    per_edge = {
-        kind: MappingProxyType(dict(zip(edges, map(tuple, lists["s1"][kind]), strict=True))) for kind in kinds
-    }
+    per_edge = {kind: MappingProxyType(dict(zip(edges, map(tuple, lists["s1"][kind]), strict=True))) for kind in kinds}
     found = {name for table in per_edge.values() for names in table.values() for name in names}
     s1 = Layout(
         kinds, tuple(name for name in DARTS_OPERATIONS if name in found), edge_operations=MappingProxyType(per_edge)

@@ -75,9 +75,7 @@ def _depthwise(channels: int, kernel: int, stride: int, dilation: int, affine: b
 
 
 def _sep_conv(channels: int, kernel: int, stride: int, affine: bool) -> nn.Sequential:
-    return nn.Sequential(
-        *_depthwise(channels, kernel, stride, 1, affine), *_depthwise(channels, kernel, 1, 1, affine)
-    )
+    return nn.Sequential(*_depthwise(channels, kernel, stride, 1, affine), *_depthwise(channels, kernel, 1, 1, affine))
 
 
 def _pool(pool: nn.Module, channels: int, search: bool) -> nn.Module:

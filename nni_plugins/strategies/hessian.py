@@ -72,10 +72,7 @@ def _lanczos(product: Callable[[torch.Tensor], torch.Tensor], start: torch.Tenso
 
 def _flat(gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(
-        [
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for g, p in zip(gradients, like, strict=True)
-        ]
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in zip(gradients, like, strict=True)]
     )
 
 

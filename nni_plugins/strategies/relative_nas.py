@@ -92,9 +92,7 @@ class WeightSetChoices:
             raise ValueError(f"drop_path must be a probability from 0 to below 1, got {self.drop_path!r}.")
         clip = self.gradient_clip_val
         if clip is not None and (not isinstance(clip, (int, float)) or not clip > 0):
-            raise ValueError(
-                f"gradient_clip_val must be positive, or None for no clipping, got {clip!r}."
-            )
+            raise ValueError(f"gradient_clip_val must be positive, or None for no clipping, got {clip!r}.")
 
     def start(self, upper: ArrayLike, seed: int = 0) -> slow_fast.SlowFastState:
         """A first population in the box from 0 to ``upper``; ``seed`` counts where there is no ``population_seed``."""

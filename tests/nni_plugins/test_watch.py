@@ -23,9 +23,7 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 
 
 def run(data: str, folder: Path, **overrides: Any) -> SearchResult:
-    settings = Settings.of(
-        strategy="rf_darts", space="nasbench201", data=data, seed=2, overrides=OVERRIDES | overrides
-    )
+    settings = Settings.of(strategy="rf_darts", space="nasbench201", data=data, seed=2, overrides=OVERRIDES | overrides)
     return search(settings, load_data(data), folder)
 
 
@@ -60,11 +58,14 @@ def test_measuring_leaves_the_search_bit_identical(
     before = weights(folder)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
     names = set(result.history[0]) ^ set(expected.history[0])
-    assert names == {
-        "table": {"table_cifar10", "table_cifar100", "table_imagenet16"},
-        "hessian": {"hessian"},
-        "consistency_batches": {"derived_accuracy", "consistency_gap"},
-    }[watched]
+    assert (
+        names
+        == {
+            "table": {"table_cifar10", "table_cifar100", "table_imagenet16"},
+            "hessian": {"hessian"},
+            "consistency_batches": {"derived_accuracy", "consistency_gap"},
+        }[watched]
+    )
 
 
 def test_the_table_is_asked_for_the_cell_of_the_epoch(table: str, tiny_data: str, tmp_path: Path) -> None:

@@ -99,9 +99,7 @@ def test_confident_learning_rate_applies_to_each(strategy: type[BilevelSearch]) 
     ],
     ids=["darts", "s1", "s2", "partial-channels"],
 )
-def test_trainable_parameters(
-    strategy: type[BilevelSearch], space: Callable[[], ModelSpace], parameters: int
-) -> None:
+def test_trainable_parameters(strategy: type[BilevelSearch], space: Callable[[], ModelSpace], parameters: int) -> None:
     net = strategy().mutate_model(space())
     assert sum(p.numel() for p in trained(net).values()) == parameters
     assert set(trained(net)) == of_norms(net)
