@@ -39,13 +39,13 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from nni_plugins import BilevelSearch, EnTranNAS, EnTranNASDST, FirstOrderDARTS
-from nni_plugins.classifier import ImageClassifier
-from nni_plugins.console import quiet_libraries
 from nni_plugins.data import ImageData, load_data, search_loaders
-from nni_plugins.files import atomic_write
-from nni_plugins.settings import SearchRecipe
+from nni_plugins.report.nasbench201_table import EDGES, Table
+from nni_plugins.run.classifier import ImageClassifier
+from nni_plugins.run.settings import SearchRecipe
 from nni_plugins.supernet.consistency import consistency, derived_subgraph, evaluating
-from nni_plugins.table import EDGES, Table
+from nni_plugins.tools.atomic_files import atomic_write
+from nni_plugins.tools.console import quiet_libraries
 from search_spaces import DARTS_OPERATIONS, AnyDARTSSpace, DARTSSpace, NASBench201
 
 from nni.nas.evaluator.pytorch import Lightning, Trainer  # isort: skip  after search_spaces, or NNI's DARTS is unusable

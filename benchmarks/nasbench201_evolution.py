@@ -37,9 +37,9 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy import Random, RegularizedEvolution
 from nni.nas.strategy.base import Strategy
 
-from nni_plugins.files import atomic_write
-from nni_plugins.tuners import slow_fast
-from nni_plugins.tuners.encoding import search_space_encoding
+from nni_plugins.methods.relative_nas import slow_fast
+from nni_plugins.methods.relative_nas.encoding import search_space_encoding
+from nni_plugins.tools.atomic_files import atomic_write
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 BUDGETS = (50, 100, 200, 500)

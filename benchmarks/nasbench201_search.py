@@ -69,10 +69,10 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
     from memory import PeakMemory
     from nni.nas.evaluator.pytorch import Lightning, Trainer
 
-    from nni_plugins.classifier import ImageClassifier
-    from nni_plugins.console import quiet_libraries
     from nni_plugins.data import load_data, search_loaders
-    from nni_plugins.settings import SearchRecipe
+    from nni_plugins.run.classifier import ImageClassifier
+    from nni_plugins.run.settings import SearchRecipe
+    from nni_plugins.tools.console import quiet_libraries
 
     quiet_libraries()
     cuda = torch.cuda.is_available()
@@ -157,7 +157,7 @@ def run_all(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 
 def score_all(runs: dict[str, list[dict[str, Any]]], table: Any) -> None:
     """Add what the table says of every epoch's cell: ``accuracy`` by data set, ``rank`` on CIFAR-10, ``skips``."""
-    from nni_plugins.table import score
+    from nni_plugins.report.nasbench201_table import score
     from search_spaces import from_architecture_string
 
     for searches in runs.values():
@@ -254,13 +254,13 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "SEED", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from nni_plugins.files import atomic_write
+    from nni_plugins.tools.atomic_files import atomic_write
 
     if arguments.one:
         contender, seed, path = arguments.one
         atomic_write(path, json.dumps(run_search(contender, int(seed), arguments)))
         return
-    from nni_plugins.table import Table
+    from nni_plugins.report.nasbench201_table import Table
 
     table = Table.load(arguments.table)
     runs = run_all(arguments)

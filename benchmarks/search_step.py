@@ -68,9 +68,9 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
 
     from memory import PeakMemory
 
-    from nni_plugins.classifier import ImageClassifier
-    from nni_plugins.console import quiet_libraries
-    from nni_plugins.settings import SearchRecipe
+    from nni_plugins.run.classifier import ImageClassifier
+    from nni_plugins.tools.console import quiet_libraries
+    from nni_plugins.run.settings import SearchRecipe
 
     quiet_libraries()
     cuda = torch.cuda.is_available()

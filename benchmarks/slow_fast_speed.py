@@ -19,10 +19,10 @@ from typing import Any
 
 from nni.algorithms.hpo.tpe_tuner import TpeTuner
 
-from nni_plugins.console import quiet_libraries
-from nni_plugins.tuners import slow_fast
-from nni_plugins.tuners.encoding import DARTS_OPERATIONS, darts_encoding
-from nni_plugins.tuners.relative_nas import RelativeNASTuner
+from nni_plugins.methods.relative_nas import slow_fast
+from nni_plugins.methods.relative_nas.encoding import DARTS_OPERATIONS, darts_encoding
+from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
+from nni_plugins.tools.console import quiet_libraries
 
 POPULATION = 20
 SPACE = {

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import complain, quiet_libraries
+from nni_plugins.tools.console import complain, quiet_libraries
 
 if TYPE_CHECKING:
-    from .pipeline import Outcome
+    from nni_plugins.run.pipeline import Outcome
 
 DATA_HELP = (
     "digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, imagefolder:PATH, npz:FILE, or module:function "
@@ -136,16 +136,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if all is well, 1 if a check failed, 2 for a mistake in the command."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["check"]:  # a process of its own that imports neither torch nor NNI
-        from . import check
+        from nni_plugins.deploy import check
 
         return check.main(words[1:])
     arguments = build_parser().parse_args(words)
     if arguments.command == "doctor":
-        from . import doctor
+        from nni_plugins.tools import doctor
 
         return doctor.main(arguments.port)
     quiet_libraries()
-    from .strategies.bilevel_module import SearchDiverged
+    from nni_plugins.methods.bilevel.step import SearchDiverged
 
     try:
         return {
@@ -162,10 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from .data import load_data
-    from .files import refuse_existing
-    from .pipeline import run
-    from .settings import Settings, parse_assignments
+    from nni_plugins.data import load_data
+    from nni_plugins.run.pipeline import run
+    from nni_plugins.run.settings import Settings, parse_assignments
+    from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
     settings = Settings.of(
@@ -180,11 +180,11 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
-    from .data import load_data
-    from .describe import load_genotype
-    from .files import refuse_existing
-    from .pipeline import run_retraining
-    from .settings import Settings, parse_assignments
+    from nni_plugins.data import load_data
+    from nni_plugins.report.complexity import load_genotype
+    from nni_plugins.run.pipeline import run_retraining
+    from nni_plugins.run.settings import Settings, parse_assignments
+    from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
     genotype = load_genotype(arguments.genotype, arguments.epoch)
@@ -196,15 +196,15 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .files import refuse_existing
-    from .pipeline import export_again
+    from nni_plugins.run.pipeline import export_again
+    from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
     return _finish(export_again(Path(arguments.folder), out=out, data_root=arguments.data_root, force=arguments.force))
 
 
 def _finish(outcome: Outcome) -> int:
-    from . import check
+    from nni_plugins.deploy import check
 
     print(f"test accuracy {outcome.report['test_accuracy']:.2f} %, {outcome.report['parameters']:,} parameters")
     print(f"the result lies in {outcome.folder}; nni-plugins check {outcome.folder} repeats the check below")
@@ -212,9 +212,9 @@ def _finish(outcome: Outcome) -> int:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from .describe import load_genotype
-    from .drawing import draw_cells
-    from .files import refuse_existing
+    from nni_plugins.report.cell_picture import draw_cells
+    from nni_plugins.report.complexity import load_genotype
+    from nni_plugins.tools.atomic_files import refuse_existing
 
     genotype = load_genotype(arguments.genotype)
     path = refuse_existing(arguments.out, force=arguments.force)
@@ -224,8 +224,8 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _space(arguments: argparse.Namespace) -> int:
-    from .describe import describe_choices, print_choices
-    from .settings import Settings, parse_assignments
+    from nni_plugins.report.complexity import describe_choices, print_choices
+    from nni_plugins.run.settings import Settings, parse_assignments
 
     assignments = parse_assignments(arguments.set)
     choices = describe_choices(
@@ -239,8 +239,8 @@ def _space(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from .describe import load_genotype, print_description
-    from .table import Table, score
+    from nni_plugins.report.complexity import load_genotype, print_description
+    from nni_plugins.report.nasbench201_table import Table, score
 
     table = Table.from_nni() if arguments.table == "nni" else Table.load(arguments.table)
     found = score(load_genotype(arguments.genotype), table).to_dict()
@@ -252,8 +252,8 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from .describe import describe_genotype, describe_supernet, load_genotype, print_description
-    from .settings import Settings, parse_assignments, parse_value
+    from nni_plugins.report.complexity import describe_genotype, describe_supernet, load_genotype, print_description
+    from nni_plugins.run.settings import Settings, parse_assignments, parse_value
 
     assignments = parse_assignments(arguments.set)
     if arguments.strategy is not None:

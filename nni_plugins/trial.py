@@ -22,13 +22,13 @@ from typing import Any
 import nni
 import torch
 
-from .console import complain, quiet_libraries
-from .data import load_data
-from .evaluate import evaluate_candidate, look_up_candidate, sample_of
-from .pipeline import run
-from .progress import EpochMetrics
-from .settings import Settings, parse_assignments
-from .strategies.bilevel_module import SearchDiverged
+from nni_plugins.data import load_data
+from nni_plugins.methods.bilevel.step import SearchDiverged
+from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
+from nni_plugins.run.epoch_report import EpochMetrics
+from nni_plugins.run.pipeline import run
+from nni_plugins.run.settings import Settings, parse_assignments
+from nni_plugins.tools.console import complain, quiet_libraries
 
 REPORTED = (
     "default",

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from . import sample as cell_sample
-from .relaxation import INITIAL_SCALE, NO_OPERATION, Derived, Relaxation, Topology
+from nni_plugins.supernet import sample as cell_sample
+from nni_plugins.supernet.relaxation import INITIAL_SCALE, NO_OPERATION, Derived, Relaxation, Topology
 
 Connections = Mapping[int, list[Derived]]
 """Connections of every intermediate node."""

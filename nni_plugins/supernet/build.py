@@ -9,14 +9,14 @@ from typing import Any, Literal
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableModule
 from torch import nn
 
-from .architecture import Architecture, CellArchitecture, ChoiceArchitecture
-from .cell import MixedCell, OperationFactory
-from .channels import Channels
-from .choice import MixedInput, MixedLayer
-from .depthwise import use_fast_depthwise
-from .description import CELLS, Candidate, CellDescription, describe, is_cell
-from .features import Features
-from .relaxation import Relaxation, Softmax
+from nni_plugins.supernet.architecture import Architecture, CellArchitecture, ChoiceArchitecture
+from nni_plugins.supernet.cell import MixedCell, OperationFactory
+from nni_plugins.supernet.cell_description import CELLS, Candidate, CellDescription, describe, is_cell
+from nni_plugins.supernet.channels import Channels
+from nni_plugins.supernet.choice import MixedInput, MixedLayer
+from nni_plugins.supernet.depthwise import use_fast_depthwise
+from nni_plugins.supernet.features import Features
+from nni_plugins.supernet.relaxation import Relaxation, Softmax
 
 EngineCells = Sequence[int] | Literal["first"] | None
 """Which cells mix: numbers in the order of the network, the first of every kind, or all (None)."""

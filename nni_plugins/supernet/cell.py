@@ -18,11 +18,11 @@ from nni.nas.nn.pytorch.cell import preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
-from .architecture import CellArchitecture, Connections
-from .channels import Channels, bypass_of
-from .features import Features
-from .operation import WeightedOperation, weighted_sums
-from .relaxation import NO_OPERATION
+from nni_plugins.supernet.architecture import CellArchitecture, Connections
+from nni_plugins.supernet.channels import Channels, bypass_of
+from nni_plugins.supernet.features import Features
+from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
+from nni_plugins.supernet.relaxation import NO_OPERATION
 
 OperationFactory = Callable[[int, int], nn.Module]
 """From (target node, source node) to a candidate operation."""

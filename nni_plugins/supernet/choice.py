@@ -9,9 +9,9 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
-from .architecture import ChoiceArchitecture
-from .operation import WeightedOperation
-from .relaxation import NO_OPERATION
+from nni_plugins.supernet.architecture import ChoiceArchitecture
+from nni_plugins.supernet.operation import WeightedOperation
+from nni_plugins.supernet.relaxation import NO_OPERATION
 
 
 class _MixedChoice(BaseSuperNetModule):

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .cell import MixedCell
-from .choice import MixedInput, MixedLayer
+from nni_plugins.supernet.cell import MixedCell
+from nni_plugins.supernet.choice import MixedInput, MixedLayer
 
 
 class Consistency(NamedTuple):

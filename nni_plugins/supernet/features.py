@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .operation import WeightedOperation
+from nni_plugins.supernet.operation import WeightedOperation
 
 
 class Features(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .relaxation import Derived, Topology
+from nni_plugins.supernet.relaxation import Derived, Topology
 
 
 def write(connections: Mapping[int, list[Derived]], label: str, topology: Topology) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from .relaxation import Derived, Tempered, Topology, initial_alpha
+from nni_plugins.supernet.relaxation import Derived, Tempered, Topology, initial_alpha
 
 HIGHEST_THRESHOLD = 1 - 1e-6
 """The strongest operation of a node has ``p / max p = 1``, above this threshold: a node is never left empty."""

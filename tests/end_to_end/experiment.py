@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from nni_plugins.demo import ENDED, Experiment, free_port
+from nni_plugins.tools.demo import ENDED, Experiment, free_port
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]

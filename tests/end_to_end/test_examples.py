@@ -12,10 +12,9 @@ from nni.experiment.config import ExperimentConfig
 
 from nni_plugins import trial
 from nni_plugins.data import load_data
-from nni_plugins.demo import main as demo
-from nni_plugins.evaluate import sample_of
-
-from .experiment import ROOT
+from nni_plugins.run.candidate import sample_of
+from nni_plugins.tools.demo import main as demo
+from tests.end_to_end.experiment import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))
 TRIAL = "nni_plugins.trial"

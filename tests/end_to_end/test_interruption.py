@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nni_plugins.checkpoint import checkpoints, newest_intact
+from nni_plugins.run.checkpoint import checkpoints, newest_intact
 
 SCRIPT = """
 import sys

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from nni_plugins.tuners.relative_nas import RelativeNASTuner
+from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcd"}
@@ -232,7 +232,7 @@ def test_an_experiment_whose_trials_all_fail_ends_with_the_reason(experiment: Ex
 
 def test_a_wrong_setting_ends_the_experiment_with_the_reason(experiment: Experiment, tmp_path: Path) -> None:
     tuner = {
-        "className": "nni_plugins.tuners.relative_nas.RelativeNASTuner",
+        "className": "nni_plugins.methods.relative_nas.tuner.RelativeNASTuner",
         "codeDirectory": str(tmp_path),
         "classArgs": {"population_size": 5},
     }

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nni_plugins import check
+from nni_plugins.deploy import check
 from search_spaces import Genotype
-
-from .experiment import ROOT, all_ended, nnictl, running, wait, write_config
+from tests.end_to_end.experiment import ROOT, all_ended, nnictl, running, wait, write_config
 
 TRIAL = f"{sys.executable} -W ignore -m nni_plugins.trial"
 TINY = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nni_plugins.cli import build_parser, main
-from nni_plugins.describe import load_genotype
+from nni_plugins.report.complexity import load_genotype
 from search_spaces import published
 
 

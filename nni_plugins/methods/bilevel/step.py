@@ -1,0 +1,254 @@
+"""One bilevel step in Lightning: who has gradients when, and what is stepped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from torch import nn
+
+from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
+
+if TYPE_CHECKING:
+    from nni_plugins.methods.bilevel.strategy import Choices
+
+FINITE_DIFFERENCE = 0.01
+STEPS_BETWEEN_CHECKS = 16
+
+
+class SearchDiverged(RuntimeError):
+    """A loss of the search is not finite."""
+
+
+class BilevelModule(DartsLightningModule):
+    """The Lightning module of a bilevel search around the evaluator's own.
+
+    Parameters
+    ----------
+    training_module
+        The evaluator's module; its ``training_step`` gives both losses, its optimiser steps the weights.
+    choices
+        The parts of the search.
+    """
+
+    def __init__(self, training_module: LightningModule, choices: Choices) -> None:
+        super().__init__(
+            training_module,
+            arc_learning_rate=choices.arch_learning_rate,
+            gradient_clip_val=choices.gradient_clip_val,
+            warmup_epochs=choices.warmup_epochs,
+        )
+        self.choices = choices
+        self._unchecked: list[tuple[int, torch.Tensor]] = []
+        self._epoch_losses: dict[str, list[torch.Tensor]] = {"architecture": [], "weights": []}
+
+    def architectures(self) -> list[CellArchitecture | ChoiceArchitecture]:
+        """Architecture parameters by label, in the order of the network."""
+        found = (m for m in self.modules() if isinstance(m, (CellArchitecture, ChoiceArchitecture)))
+        return list(dict.fromkeys(found))
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Architecture parameters in the order of the network (NNI's own order differs between processes)."""
+        return [p for architecture in self.architectures() for p in architecture.parameters()]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """What the weight optimiser steps."""
+        return [p for group in self._weight_optimizer().param_groups for p in group["params"]]
+
+    def export(self) -> dict[str, Any]:
+        """The derived architecture as NNI's sample."""
+        return {label: value for a in self.architectures() for label, value in a.export().items()}
+
+    # One step
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        if self.current_epoch >= self.choices.warmup_epochs:
+            self._architecture_step(batch, batch_idx)
+        loss = self._weight_step(batch["train"], batch_idx)
+        self.advance_lr_schedulers(batch_idx)
+        return loss
+
+    def _architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        parameters = self.arch_parameters()
+        gradients: Sequence[torch.Tensor | None]
+        if self.choices.unrolled:
+            loss, gradients = self._second_order_gradients(batch, batch_idx)
+        else:
+            with without_gradients(self.weight_parameters()):
+                loss = self._loss(batch["val"], 2 * batch_idx)
+                if not loss.requires_grad:
+                    raise ValueError(
+                        "The validation loss does not depend on the architecture parameters, so that there is nothing "
+                        "to search by; check that the evaluator's training_step runs the model with gradients and that "
+                        "every choice of the space is used."
+                    )
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        self._watch("architecture", batch_idx, loss)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.choices.arch_gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(parameters, self.choices.arch_gradient_clip_val)
+        self.architecture_optimizers().step()  # type: ignore[union-attr]
+
+    def _weight_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        with without_gradients(self.arch_parameters()):
+            loss = self._loss(batch, 2 * batch_idx + 1)
+            self._watch("weights", batch_idx, loss)
+            self.advance_optimization(loss, batch_idx, self.choices.gradient_clip_val)
+        return loss.detach()
+
+    def _loss(self, batch: Any, index: int) -> torch.Tensor:
+        result = self.training_module.training_step(batch, index)
+        return result["loss"] if isinstance(result, dict) else result
+
+    def _second_order_gradients(
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        alpha, w = self.arch_parameters(), self.weight_parameters()
+        optimizer = self._weight_optimizer()
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        lr = [rates[id(p)] for p in w]
+        start = [p.detach().clone() for p in w]
+
+        training_loss = self._loss(batch["train"], 2 * batch_idx + 1)
+        descent = _descent(optimizer, w, torch.autograd.grad(training_loss, w, allow_unused=True))
+        _assign(w, [p - rate * d for p, rate, d in zip(start, lr, descent, strict=True)])
+        loss = self._loss(batch["val"], 2 * batch_idx)
+        gradients = torch.autograd.grad(loss, [*alpha, *w], allow_unused=True)
+        on_alpha = gradients[: len(alpha)]
+        direction = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, gradients[len(alpha) :], w, strict=True)]
+
+        r = FINITE_DIFFERENCE / torch.cat([d.flatten() for d in direction]).norm().clamp_min(1e-12)
+        sides = []
+        for sign in (1, -1):
+            _assign(w, [p + sign * r * d for p, d in zip(start, direction, strict=True)])
+            with without_gradients(w):
+                side_loss = self._loss(batch["train"], 2 * batch_idx + 1)
+                sides.append(torch.autograd.grad(side_loss, alpha, allow_unused=True))
+        _assign(w, start)
+        implicit = [
+            (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
+            for plus, minus, a in zip(*sides, alpha, strict=True)
+        ]
+        return loss, [_zero_if_none(g, a) - i for g, i, a in zip(on_alpha, implicit, alpha, strict=True)]
+
+    # Around the steps
+
+    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
+        parameters = self.arch_parameters()
+        choices = self.choices
+        return torch.optim.Adam(
+            parameters, choices.arch_learning_rate, betas=choices.arch_betas, weight_decay=choices.arch_weight_decay
+        )
+
+    def postprocess_weight_optimizers(self, optimizer: Any) -> Any:
+        """Leave architecture parameters and frozen weights to no weight optimiser."""
+        for group in _param_groups(super().postprocess_weight_optimizers(optimizer)):
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        return optimizer
+
+    def _weight_optimizer(self) -> torch.optim.Optimizer:
+        return next(o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False))
+
+    def on_train_epoch_start(self) -> None:
+        """Set the architecture learning rate and the temperature of the epoch."""
+        factor = self.choices.arch_lr.factor(self.current_epoch, self.trainer.max_epochs or 1)
+        for optimizer in self.trainer.optimizers:
+            if getattr(optimizer, "is_arch_optimizer", False):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.choices.arch_learning_rate * factor
+        for architecture in self.architectures():
+            architecture.set_epoch(self.current_epoch)
+        self.training_module.on_train_epoch_start()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_losses()
+        self.training_module.on_train_epoch_end()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        self._check_losses()
+        self.training_module.on_validation_epoch_start()
+
+    def on_validation_epoch_end(self) -> None:
+        self.training_module.on_validation_epoch_end()
+
+    def epoch_losses(self) -> dict[str, float]:
+        """Mean losses of the architecture steps and of the weight steps since the last call."""
+        means = {
+            f"{kind}_loss": float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses
+        }
+        self._epoch_losses = {kind: [] for kind in self._epoch_losses}
+        return means
+
+    def _watch(self, kind: str, batch_idx: int, loss: torch.Tensor) -> None:
+        self._epoch_losses[kind].append(loss.detach())
+        self._unchecked.append((batch_idx, loss.detach()))
+        if len(self._unchecked) >= STEPS_BETWEEN_CHECKS:  # one transfer for many steps: asking each would stall a GPU
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        watched, self._unchecked = self._unchecked, []
+        if not watched:
+            return
+        finite = torch.stack([loss for _, loss in watched]).isfinite().tolist()
+        for (step, loss), fine in zip(watched, finite, strict=True):
+            if not fine:
+                raise SearchDiverged(
+                    f"The loss became {loss.item()} in epoch {self.current_epoch}, step {step}; lower the learning "
+                    "rate, set gradient_clip_val, or check the data for values that are not finite."
+                )
+
+
+@contextmanager
+def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradient for ``parameters`` inside the block: what is not needed is neither stored nor computed."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _descent(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor]:
+    """The direction of SGD's next step, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    directions = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        group = group_of[id(parameter)]
+        direction = _zero_if_none(gradient, parameter) + group.get("weight_decay", 0.0) * parameter.detach()
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            direction = direction + group.get("momentum", 0.0) * buffer
+        directions.append(direction)
+    return directions
+
+
+@torch.no_grad()
+def _assign(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+def _zero_if_none(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient
+
+
+def _param_groups(optimizers: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(optimizers, torch.optim.Optimizer):
+        yield from optimizers.param_groups
+    elif isinstance(optimizers, dict):
+        yield from _param_groups(optimizers.get("optimizer"))
+    elif isinstance(optimizers, (list, tuple)):
+        for item in optimizers:
+            yield from _param_groups(item)

@@ -1,0 +1,138 @@
+"""How the cells of a search changed: one picture with the derived operation of every edge in every epoch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from nni_plugins.report.cell_picture import FAMILIES, operation_family
+from nni_plugins.report.collapse import SKIP, SKIPS_TO_WARN_AT, picked_operations
+from nni_plugins.tools.atomic_files import atomic_write
+from search_spaces.genotype import Genotype
+from search_spaces.layout import DARTS_OPERATIONS
+
+_WIDTH = 9.0
+_ROW_HEIGHT = 0.2
+_CURVE_HEIGHT = 1.0
+_HEADING_HEIGHT = 0.75
+
+
+def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, title: str | None = None) -> str:
+    """Draw the cells of all epochs: epochs along x, one row per edge, one colour per operation, and the skip count.
+
+    An edge that was not kept in an epoch stays white. The dashed line is where
+    :func:`~nni_plugins.report.collapse.skip_warning` warns.
+
+    Parameters
+    ----------
+    genotypes
+        The derived architecture of every epoch, all of one space.
+    path
+        Where to write the picture; None writes nothing.
+    title
+        Heading of the picture.
+
+    Returns
+    -------
+    str
+        The picture as SVG; the same history gives the same text.
+
+    Raises
+    ------
+    ValueError
+        If there is no epoch, or the epochs belong to different spaces.
+    """
+    if not genotypes:
+        raise ValueError("A history needs the genotype of at least one epoch, got none.")
+    if spaces := {genotype.space for genotype in genotypes} - {genotypes[0].space}:
+        raise ValueError(f"A history is that of one space, got {genotypes[0].space} and {', '.join(sorted(spaces))}.")
+    picks = [names for genotype in genotypes for names in picked_operations(genotype).values()]
+    operations = _in_order({name for names in picks for name in names})
+    colours = _colours(operations)
+    kinds = list(genotypes[0].cells)
+    edges = {kind: _edges(genotypes, kind) for kind in kinds}
+    heights = [height for kind in kinds for height in (_ROW_HEIGHT * len(edges[kind]), _CURVE_HEIGHT)]
+    with matplotlib.rc_context({"svg.hashsalt": "history", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure((_WIDTH, sum(heights) + _HEADING_HEIGHT * (len(kinds) + 1)), layout="constrained")
+        axes = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for kind, cells, curve in zip(kinds, axes[::2], axes[1::2], strict=True):
+            _draw_cells(cells, genotypes, kind, edges[kind], colours)
+            _draw_skips(curve, genotypes, kind, warns=kind == kinds[0])
+        axes[-1].set_xlabel("epoch")
+        axes[-1].set_xlim(0.5, len(genotypes) + 0.5)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles = [Patch(facecolor=colours[operation], label=operation) for operation in operations]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.suptitle(title or f"Cells of the {genotypes[0].space} space over the epochs of a search")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    if path is not None:
+        atomic_write(path, text.getvalue())
+    return text.getvalue()
+
+
+def _edges(genotypes: Sequence[Genotype], kind: str) -> list[tuple[int, int]]:
+    """Every edge of a cell as (source, target), target by target."""
+    first = genotypes[0].num_inputs
+    targets = range(first, first + len(genotypes[0].cells[kind]))
+    return [(source, target) for target in targets for source in range(target)]
+
+
+def _draw_cells(
+    axes: Axes, genotypes: Sequence[Genotype], kind: str, edges: list[tuple[int, int]], colours: dict[str, str]
+) -> None:
+    for epoch, genotype in enumerate(genotypes, start=1):
+        kept: dict[tuple[int, int], list[str]] = {}
+        for target, node in enumerate(genotype.cells[kind], start=genotype.num_inputs):
+            for operation, source in node:
+                kept.setdefault((source, target), []).append(operation)
+        for edge, operations in kept.items():
+            height = 0.86 / len(operations)
+            for part, operation in enumerate(operations):
+                bottom = edges.index(edge) - 0.43 + part * height
+                axes.broken_barh([(epoch - 0.5, 1)], (bottom, height), facecolors=colours[operation])
+    axes.set_yticks(range(len(edges)), [f"{source} → {target}" for source, target in edges])
+    axes.set_ylim(len(edges) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(kind if kind.endswith("cell") else f"{kind} cell", loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_skips(axes: Axes, genotypes: Sequence[Genotype], kind: str, *, warns: bool) -> None:
+    skips = [picked_operations(genotype)[kind].count(SKIP) for genotype in genotypes]
+    line = FAMILIES[operation_family(SKIP)][1]
+    axes.step(range(1, len(skips) + 1), skips, where="mid", color=line)
+    if warns:
+        axes.axhline(SKIPS_TO_WARN_AT, color="#8a8a8a", linestyle="--", linewidth=0.8)
+    axes.set_ylim(-0.2, max(*skips, SKIPS_TO_WARN_AT) + 0.8)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("skips")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _in_order(operations: set[str]) -> list[str]:
+    return sorted(operations, key=lambda name: (list(FAMILIES).index(operation_family(name)), _number(name), name))
+
+
+def _number(operation: str) -> int:
+    return DARTS_OPERATIONS.index(operation) if operation in DARTS_OPERATIONS else len(DARTS_OPERATIONS)
+
+
+def _colours(operations: list[str]) -> dict[str, str]:
+    """The line colour of an operation's family; the members of a family are ever paler."""
+    colours = {}
+    for family, (fill, line) in FAMILIES.items():
+        members = [operation for operation in operations if operation_family(operation) == family]
+        for place, operation in enumerate(members):
+            pale = 0.75 * place / len(members)
+            mixed = [(1 - pale) * strong + pale * weak for strong, weak in zip(to_rgb(line), to_rgb(fill), strict=True)]
+            colours[operation] = "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+    return colours

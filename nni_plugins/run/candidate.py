@@ -1,0 +1,149 @@
+"""One cell as an evolution sees it: trained for a short time on one half of the training set, validated on the other.
+
+The test set takes no part, so that what an evolution picks by this can be tested afterwards. For NAS-Bench-201 a table
+may stand in for the training; then its validation accuracy is what the evolution sees.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from nni.mutable import CategoricalMultiple, SampleValidationError
+
+from nni_plugins.data import ImageData, StreamedImages, search_loaders
+from nni_plugins.report.nasbench201_table import DATASETS, Table, score
+from nni_plugins.run.epoch_report import EpochMetrics, EpochReport
+from nni_plugins.run.pipeline import claim
+from nni_plugins.run.retrain import build_net, classifier_of, count_multiply_adds, count_parameters
+from nni_plugins.run.search import build_space, device, make_trainer, resume_arguments
+from nni_plugins.run.settings import Settings
+from nni_plugins.tools.atomic_files import atomic_write
+from search_spaces import Genotype
+
+Images = ImageData | StreamedImages
+
+
+def sample_of(parameters: Mapping[str, Any], settings: Settings, data: Images) -> dict[str, Any]:
+    """NNI's sample of the settings' space from the parameters of a trial.
+
+    Raises
+    ------
+    ValueError
+        If the parameters do not describe an architecture of the space.
+    """
+    space = build_space(settings, data)
+    choices = space.simplify()
+    sample = {
+        label: [value] if isinstance(choices.get(label), CategoricalMultiple) and not isinstance(value, list) else value
+        for label, value in parameters.items()
+    }
+    unknown = [label for label in sample if label not in choices]
+    try:
+        if unknown:
+            raise SampleValidationError(f"{unknown[0]!r} is not a choice of the space")
+        space.validate(sample)
+    except SampleValidationError as error:
+        raise ValueError(
+            f"NNI's parameters are no architecture of the {settings.space} space ({error}); make the experiment's "
+            f"search space with nni-plugins space {settings.space} --json."
+        ) from None
+    return sample
+
+
+def evaluate_candidate(
+    sample: Mapping[str, Any],
+    settings: Settings,
+    data: Images,
+    *,
+    out: Path,
+    work: Path,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+) -> dict[str, Any]:
+    """Train the evaluation network of ``sample`` by the settings' retraining recipe and validate it every epoch.
+
+    Parameters
+    ----------
+    sample
+        NNI's sample of the architecture.
+    settings, data
+        Recipe, network sizes, seed; only training images are used, split as for a search.
+    out
+        Folder for ``genotype.json``, which ``nni-plugins retrain`` takes.
+    work
+        Folder of checkpoints and logs; an interrupted evaluation goes on there.
+    on_epoch
+        Called with the metrics of every finished epoch.
+
+    Returns
+    -------
+    dict
+        Flat numbers and texts; ``default`` is the validation accuracy after the last epoch, in percent.
+    """
+    genotype, recipe = Genotype.from_sample(sample, settings.space), settings.retrain
+    claim(work, settings, genotype)
+    pl.seed_everything(settings.seed, verbose=False)
+    net = build_net(genotype, settings, data, sample)
+    module = classifier_of(net, settings, data)
+    batches, _, validation_batches = search_loaders(
+        data,
+        batch_size=recipe.batch_size,
+        seed=settings.seed,
+        device=device(),
+        fractions=(settings.search.weights_fraction, settings.search.architecture_fraction),
+        cutout=recipe.cutout,
+        channels_last=recipe.channels_last,
+    )
+    report = EpochReport(on_epoch, stage="evaluate")
+
+    def measure(*_: Any) -> EpochMetrics:
+        validation = module.epoch_metrics("validation")
+        return {"default": validation["validation_accuracy"], **validation, **module.epoch_metrics("training")}
+
+    report.measure = measure
+    trainer = make_trainer(recipe, work, report, "evaluate", gradient_clip_val=recipe.gradient_clip_val)
+    trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
+    shutil.rmtree(work / "evaluate", ignore_errors=True)
+    atomic_write(out / "genotype.json", genotype.to_json())
+    last = report.history[-1]
+    return {
+        "default": last["default"],
+        "validation_accuracy": last["validation_accuracy"],
+        "seed": settings.seed,
+        "parameters": count_parameters(net),
+        "multiply_adds": count_multiply_adds(net.cpu(), data.in_channels, data.image_size),
+        "genotype": genotype.to_json(),
+        "folder": str(out),
+    }
+
+
+def look_up_candidate(sample: Mapping[str, Any], settings: Settings, *, out: Path) -> dict[str, Any]:
+    """What the settings' table says of ``sample``; parameters and result as :func:`evaluate_candidate`.
+
+    ``default`` is the table's validation accuracy on the settings' data set, or on CIFAR-10 if it has not that set;
+    the test accuracies are for people.
+
+    Raises
+    ------
+    ValueError
+        If the space is not NAS-Bench-201, or the table has no validation accuracies.
+    """
+    genotype = Genotype.from_sample(sample, settings.space)
+    found = score(genotype, Table.load(str(settings.search.table)))
+    dataset = settings.data if settings.data in DATASETS else DATASETS[0]
+    if dataset not in found.validation:
+        raise ValueError(
+            f"{settings.search.table} has no column valid_{dataset}; a search may not see test accuracies, so take a "
+            "table with validation accuracies or leave the table out."
+        )
+    atomic_write(out / "genotype.json", genotype.to_json())
+    return {
+        "default": found.validation[dataset],
+        "validation_accuracy": found.validation[dataset],
+        **{f"table_{name}": accuracy for name, accuracy in found.accuracy.items()},
+        "genotype": genotype.to_json(),
+        "folder": str(out),
+    }

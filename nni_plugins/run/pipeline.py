@@ -1,0 +1,186 @@
+"""One run from end to end: search -> genotype -> retraining -> export -> deployment check."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from nni_plugins.data import ImageData, StreamedImages, load_data
+from nni_plugins.deploy.export import export_result
+from nni_plugins.report.history_picture import draw_history
+from nni_plugins.run.epoch_report import EpochMetrics
+from nni_plugins.run.retrain import build_net, count_multiply_adds, count_parameters, retrain
+from nni_plugins.run.search import SearchResult, search
+from nni_plugins.run.settings import Settings
+from nni_plugins.tools.atomic_files import atomic_write, refuse_existing
+from search_spaces import Genotype
+
+Images = ImageData | StreamedImages
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves.
+
+    Parameters
+    ----------
+    folder
+        Where the files lie.
+    genotype
+        The found architecture.
+    report
+        The content of ``report.json``.
+    """
+
+    folder: Path
+    genotype: Genotype
+    report: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the run as flat numbers and texts: what a trial reports as its final result."""
+        deployment = self.report["deployment"]
+        latency = deployment["latency"]
+        settings = self.report["settings"]
+        return {
+            "default": self.report["test_accuracy"],
+            **{name: settings[name] for name in ("strategy", "space", "data", "seed")},
+            "test_accuracy": self.report["test_accuracy"],
+            "search_accuracy": self.report["search"]["validation_accuracy"],
+            "parameters": self.report["parameters"],
+            "multiply_adds": self.report["multiply_adds"],
+            "onnx_latency_ms": latency["p50_ms"] if latency else -1.0,
+            "deployment_passed": int(deployment["passed"]),
+            "genotype": self.genotype.to_json(),
+            "folder": str(self.folder),
+        }
+
+
+def run(
+    settings: Settings,
+    data: Images,
+    *,
+    out: Path,
+    work: Path,
+    force: bool = False,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+) -> Outcome:
+    """Search, retrain, export and check.
+
+    Parameters
+    ----------
+    settings, data
+        What to do, on what.
+    out
+        Folder of the results.
+    work
+        Folder of checkpoints and logs; a run interrupted there goes on. Checkpoints are removed at the end.
+    force
+        Replace ``out`` if it exists.
+    on_epoch
+        Called with the metrics of every epoch of the search.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` exists and ``force`` is not set; nothing is done then.
+    ValueError
+        If a setting does not fit the data or the space, or ``work`` holds a run with other settings.
+    """
+    refuse_existing(out, force=force)
+    claim(work, settings)
+    return _retrain_and_export(search(settings, data, work, on_epoch), settings, data, out, work, force)
+
+
+def run_retraining(
+    genotype: Genotype, settings: Settings, data: Images, *, out: Path, work: Path, force: bool = False
+) -> Outcome:
+    """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`."""
+    refuse_existing(out, force=force)
+    claim(work, settings, genotype)
+    return _retrain_and_export(SearchResult(genotype, genotype.to_sample(), []), settings, data, out, work, force)
+
+
+def _retrain_and_export(
+    found: SearchResult, settings: Settings, data: Images, out: Path, work: Path, force: bool
+) -> Outcome:
+    retrained = retrain(found.genotype, settings, data, work, sample=found.sample)
+    last = found.history[-1] if found.history else {}
+    report = {
+        "settings": settings.to_dict(),
+        "seed": settings.seed,
+        "data": {
+            "name": settings.data,
+            "classes": data.num_classes,
+            "in_channels": data.in_channels,
+            "image_size": data.image_size,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "training_images": len(data.y_train),
+            "test_images": len(data.y_test),
+            "weights_fraction": settings.search.weights_fraction,
+            "architecture_fraction": settings.search.architecture_fraction,
+        },
+        "search": {name: value for name, value in last.items() if name != "genotype"},
+        "search_history": found.history,
+        "retrain_history": retrained.history,
+        "test_accuracy": retrained.test_accuracy,
+        "parameters": count_parameters(retrained.net),
+        "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
+    }
+    genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
+    files = {"history.svg": draw_history(genotypes)} if genotypes and genotypes[0].cells else {}
+    report = export_result(
+        out, genotype=found.genotype, net=retrained.net, data=data, report=report, files=files, force=force
+    )
+    for stage in ("search", "retrain"):
+        shutil.rmtree(work / stage, ignore_errors=True)
+    return Outcome(out, found.genotype, report)
+
+
+def export_again(folder: Path, *, out: Path, data_root: str | Path = "data", force: bool = False) -> Outcome:
+    """Make a result folder anew from the genotype, the weights and the settings of an earlier one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``folder`` lacks one of the files.
+    FileExistsError
+        If ``out`` exists and ``force`` is not set.
+    """
+    refuse_existing(out, force=force)
+    for name in ("genotype.json", "weights.safetensors", "report.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}; give a folder that search or retrain has made.")
+    genotype = Genotype.load(folder / "genotype.json")
+    report: Mapping[str, Any] = json.loads((folder / "report.json").read_text())
+    settings = Settings.from_dict(report["settings"])
+    data = load_data(settings.data, root=data_root)
+    net = build_net(genotype, settings, data)
+    net.load_state_dict(load_file(folder / "weights.safetensors"))
+    kept = {name: value for name, value in report.items() if name not in ("deployment", "versions")}
+    return Outcome(out, genotype, export_result(out, genotype=genotype, net=net, data=data, report=kept, force=force))
+
+
+def claim(work: Path, settings: Settings, genotype: Genotype | None = None) -> None:
+    """Reserve ``work`` for a run with ``settings``, or see that it is the same run that goes on.
+
+    Raises
+    ------
+    ValueError
+        If other settings were used there.
+    """
+    path = work / "settings.json"
+    content = settings.to_dict() | ({} if genotype is None else {"genotype": json.loads(genotype.to_json())})
+    text = json.dumps(content, indent=2) + "\n"
+    if path.is_file() and path.read_text() != text:
+        raise ValueError(
+            f"{work} holds a run with other settings (see {path.name} there); choose another output folder, use the "
+            "same settings to go on, or delete the folder."
+        )
+    atomic_write(path, text)

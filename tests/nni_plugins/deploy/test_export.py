@@ -1,0 +1,211 @@
+"""The export of small networks, for real: torch's exporter, onnxruntime, files on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from nni_plugins.data import ImageData
+from nni_plugins.deploy import export
+from nni_plugins.deploy.check import check_deployment
+from nni_plugins.deploy.export import export_onnx, export_result
+from search_spaces import Genotype, evaluation_net, published
+
+ROOT = Path(__file__).parents[2]
+FILES = {"genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "report.json"}
+GENOTYPE = published("bnas_v2_clr_v1")
+
+
+def small_net() -> nn.Module:
+    """Convolution, batch norm with statistics of its own, dropout: what evaluation mode changes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.5), nn.Linear(4, 3),
+    )  # fmt: skip
+    for _ in range(5):
+        net(3 * torch.randn(16, 1, 8, 8) + 1)
+    return net
+
+
+def small_data(tests: int = 100) -> ImageData:
+    generator = torch.Generator().manual_seed(1)
+
+    def images(count: int) -> Tensor:
+        return torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+
+    def labels(count: int) -> Tensor:
+        return torch.arange(count) % 3
+
+    return ImageData("small", images(30), labels(30), images(tests), labels(tests), num_classes=3)
+
+
+def run(path: Path, images: Tensor) -> np.ndarray:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        ["logits"], {"images": images.numpy()}
+    )[0]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module, ImageData, dict]:
+    folder, net, data = tmp_path_factory.mktemp("export") / "result", small_net(), small_data()
+    given = {"seed": 7, "versions": {"nni_plugins": "x"}, "history": [{"epoch": 0, "loss": 1.5}]}
+    return folder, net, data, export_result(folder, genotype=GENOTYPE, net=net, data=data, report=given)
+
+
+def test_folder_is_complete_and_passes_the_check(exported: tuple[Path, nn.Module, ImageData, dict]) -> None:
+    folder, _, _, report = exported
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert check_deployment(folder, latency_runs=1).passed
+    assert report["deployment"]["passed"] is True
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert report["seed"] == 7
+    assert report["history"] == [{"epoch": 0, "loss": 1.5}]
+    assert report["versions"]["nni_plugins"] == "x"
+    assert report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert Genotype.load(folder / "genotype.json") == GENOTYPE
+    assert (folder / "cells.svg").read_text().startswith("<svg")
+
+
+def test_network_is_left_in_training_mode(exported: tuple[Path, nn.Module, ImageData, dict]) -> None:
+    _, net, _, _ = exported
+    assert all(module.training for module in net.modules())
+
+
+def test_weights_are_the_networks(exported: tuple[Path, nn.Module, ImageData, dict]) -> None:
+    folder, _, _, _ = exported
+    other = small_net()
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    other.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(other.eval()(images), small_net().eval()(images))
+
+
+def test_reference_is_what_pytorch_gives_for_real_test_images(
+    exported: tuple[Path, nn.Module, ImageData, dict],
+) -> None:
+    folder, _, data, _ = exported
+    reference = np.load(folder / "reference.npz")
+    normalised = (data.x_test / 255 - data.mean[0]) / data.std[0]
+    assert len(reference["images"]) == 100
+    np.testing.assert_allclose(reference["images"], normalised.numpy(), rtol=1e-5, atol=1e-6)
+    assert (reference["labels"] == data.y_test.numpy()).all()
+    with torch.no_grad():
+        logits = small_net().eval()(torch.from_numpy(reference["images"]))
+    np.testing.assert_allclose(reference["logits"], logits.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_test_accuracy_is_that_of_the_whole_test_set(tmp_path: Path) -> None:
+    data, net = small_data(tests=400), small_net()
+    report = export_result(tmp_path / "result", genotype=GENOTYPE, net=net, data=data, report={})
+    with torch.no_grad():
+        predicted = net.eval()((data.x_test / 255 - data.mean[0]) / data.std[0]).argmax(1)
+    expected = 100 * (predicted == data.y_test).double().mean().item()
+    assert report["deployment"]["test_accuracy"] == pytest.approx(expected, abs=1e-9)
+    assert report["deployment"]["test_images"] == 400
+    assert report["deployment"]["reference_images"] == 256
+
+
+def test_one_file_without_paths_of_this_machine(exported: tuple[Path, nn.Module, ImageData, dict]) -> None:
+    folder, _, _, _ = exported
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    assert all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert str(ROOT).encode() not in content
+        assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("example", [1, 5])
+def test_onnx_takes_any_batch(tmp_path: Path, example: int) -> None:
+    net, path = small_net(), tmp_path / "model.onnx"
+    export_onnx(net, torch.randn(example, 1, 8, 8), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+    model = onnx.load(path)
+    assert [value.name for value in model.graph.input] == ["images"]
+    assert [value.name for value in model.graph.output] == ["logits"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    net.eval()
+    for batch in (1, 3, 64):
+        images = torch.randn(batch, 1, 8, 8)
+        with torch.no_grad():
+            np.testing.assert_allclose(run(path, images), net(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_modes_of_the_network_are_kept_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    net = small_net()
+    net[1].eval()
+    before = [module.training for module in net.modules()]
+    export_onnx(net, torch.randn(2, 1, 8, 8), tmp_path / "model.onnx")
+    assert [module.training for module in net.modules()] == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_found_cell_in_a_small_evaluation_net(tmp_path: Path) -> None:
+    net = evaluation_net(GENOTYPE, channels=4, in_channels=1, num_classes=3, deep_cells=0, enhancement_cells=1)
+    images = torch.randn(8, 1, 16, 16)
+    for _ in range(3):
+        net(images)
+    export_onnx(net, images, tmp_path / "model.onnx")
+    net.eval()
+    with torch.no_grad():
+        expected = net(images[:3])
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", images[:3]), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_existing_folder_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "result"
+    folder.mkdir()
+    (folder / "mine").write_text("precious")
+
+    class Untouchable(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError("the network was run")
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        export_result(folder, genotype=GENOTYPE, net=Untouchable(), data=small_data(), report={})
+    assert (folder / "mine").read_text() == "precious"
+
+
+def test_force_replaces_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "result"
+    folder.mkdir()
+    (folder / "old").touch()
+    export_result(folder, genotype=GENOTYPE, net=small_net(), data=small_data(), report={}, force=True)
+    assert {path.name for path in folder.iterdir()} == FILES
+
+
+@pytest.mark.parametrize("step", ["export_onnx", "check_deployment"])
+def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, step, fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_result(tmp_path / "result", genotype=GENOTYPE, net=small_net(), data=small_data(), report={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_example_without_batch_dimension(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"example batch of images \(N, C, H, W\), got shape \(1, 8, 8\)"):
+        export_onnx(small_net(), torch.randn(1, 8, 8), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("net", "got"), [(nn.Identity(), r"\(2, 1, 8, 8\)"), (nn.MaxPool2d(2, return_indices=True), "tuple")]
+)
+def test_network_without_logits(tmp_path: Path, net: nn.Module, got: str) -> None:
+    with pytest.raises(ValueError, match=f"must return logits .* it gave {got}"):
+        export_onnx(net, torch.randn(2, 1, 8, 8), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
