@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nni_plugins.deploy.check import BATCH_SIZES, MODEL_FILE, REFERENCE_FILE, Reference, check_deployment, main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CLASSES, CHANNELS, SIZE, WIDTH = 5, 3, 8, 6
 
 
@@ -313,7 +313,7 @@ class Forbidden:
             raise AssertionError(f"{name} was imported")
 
 sys.meta_path.insert(0, Forbidden())
-from nni_plugins.check import main
+from nni_plugins.deploy.check import main
 status = main(sys.argv[1:])
 assert not {"torch", "nni"} & set(sys.modules)
 sys.exit(status)

@@ -19,7 +19,7 @@ from nni_plugins.deploy.check import check_deployment
 from nni_plugins.deploy.export import export_onnx, export_result
 from search_spaces import Genotype, evaluation_net, published
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = {"genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "report.json"}
 GENOTYPE = published("bnas_v2_clr_v1")
 

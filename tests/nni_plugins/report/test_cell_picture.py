@@ -15,7 +15,7 @@ import pytest
 from nni_plugins.report.cell_picture import Box, CellLayout, draw_cells, layout_cell, operation_family
 from search_spaces import Genotype, published, published_names
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -20,7 +20,7 @@ from nni_plugins.methods.relative_nas.encoding import search_space_encoding
 from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner, trial_loss
 
 SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcdef"}
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def accuracy(parameters: dict[str, int]) -> float:
