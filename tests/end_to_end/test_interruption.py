@@ -19,8 +19,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from nni_plugins.data import load_data
-from nni_plugins.search import search
-from nni_plugins.settings import Settings
+from nni_plugins.run.search import search
+from nni_plugins.run.settings import Settings
 
 OVERRIDES = {
     "bnas_v2_pc": {"epochs": 4, "warmup_epochs": 1},

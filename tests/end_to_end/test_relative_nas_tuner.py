@@ -59,7 +59,7 @@ put({"type": "metric", "metric": json.dumps(metric)})
 RECORDING_TUNER = '''
 import json
 from pathlib import Path
-from nni_plugins.tuners.relative_nas import RelativeNASTuner
+from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 
 class RecordingTuner(RelativeNASTuner):
     """Leaves its population behind when the experiment is stopped."""
