@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nni_plugins.tools.console import complain, quiet_libraries
 
 if TYPE_CHECKING:
-    from nni_plugins.run.pipeline import Outcome
+    from nni_plugins.run.pipeline import RunResult
 
 DATA_HELP = (
     "digits (embedded), cifar10, cifar100, svhn, mnist, fashion_mnist, imagefolder:PATH, npz:FILE, or module:function "
@@ -27,7 +27,7 @@ SET_HELP = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(
         prog="nni-plugins",
         description="Find, train, export and check convolutional networks with NAS methods for NNI.",
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="search an architecture, retrain it, export it and check it",
         description="The work of one NNI trial without NNI's manager. Interrupted, the same command goes on.",
     )
-    search.add_argument("--strategy", default="bnas_v2_pc", help="search method (default: %(default)s)")
+    search.add_argument("--strategy", default="bnas_v2_pc", help="search method, or module:Class (default: %(default)s)")
     search.add_argument("--space", default="bcnn", help="search space, or module:function (default: %(default)s)")
     _add_data(search)
     _add_out(search)
@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a published genotype or one from a file from scratch on the whole training set.",
     )
     retrain.add_argument("genotype", help=GENOTYPE_HELP)
+    retrain.add_argument("--space", help="module:function of your own space, which is not imported because a file says so")
     retrain.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
     _add_data(retrain)
     _add_out(retrain)
@@ -63,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("folder", help="folder of an earlier result")
     export.add_argument("--out", required=True, help="folder to make")
     export.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    export.add_argument("--data", help=f"{DATA_HELP} (default: what the folder's report names)")
+    export.add_argument("--space", help="module:function of your own space, which is not imported because a file says so")
     export.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
 
     commands.add_parser(
@@ -146,8 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return doctor.main(arguments.port)
     quiet_libraries()
     from nni_plugins.methods.bilevel.step import SearchDiverged
+    from nni_plugins.tools.own_code import allow_own_code
 
     try:
+        allow_own_code(arguments)
         return {
             "search": _search,
             "retrain": _retrain,
@@ -164,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from nni_plugins.data import load_data
     from nni_plugins.run.pipeline import run
-    from nni_plugins.run.settings import Settings, parse_assignments
+    from nni_plugins.run.settings import Settings
+    from nni_plugins.run.values import parse_assignments
     from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
@@ -181,9 +187,10 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     from nni_plugins.data import load_data
-    from nni_plugins.report.complexity import load_genotype
+    from nni_plugins.run.genotypes import load_genotype
     from nni_plugins.run.pipeline import run_retraining
-    from nni_plugins.run.settings import Settings, parse_assignments
+    from nni_plugins.run.settings import Settings
+    from nni_plugins.run.values import parse_assignments
     from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
@@ -200,20 +207,22 @@ def _export(arguments: argparse.Namespace) -> int:
     from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
-    return _finish(export_again(Path(arguments.folder), out=out, data_root=arguments.data_root, force=arguments.force))
+    return _finish(export_again(
+            Path(arguments.folder), out=out, data=arguments.data, data_root=arguments.data_root, force=arguments.force
+        ))
 
 
-def _finish(outcome: Outcome) -> int:
+def _finish(result: RunResult) -> int:
     from nni_plugins.deploy import check
 
-    print(f"test accuracy {outcome.report['test_accuracy']:.2f} %, {outcome.report['parameters']:,} parameters")
-    print(f"the result lies in {outcome.folder}; nni-plugins check {outcome.folder} repeats the check below")
-    return check.main([str(outcome.folder)])
+    print(f"test accuracy {result.report['test_accuracy']:.2f} %, {result.report['parameters']:,} parameters")
+    print(f"the result lies in {result.folder}; nni-plugins check {result.folder} repeats the check below")
+    return check.main([str(result.folder)])
 
 
 def _draw(arguments: argparse.Namespace) -> int:
     from nni_plugins.report.cell_picture import draw_cells
-    from nni_plugins.report.complexity import load_genotype
+    from nni_plugins.run.genotypes import load_genotype
     from nni_plugins.tools.atomic_files import refuse_existing
 
     genotype = load_genotype(arguments.genotype)
@@ -224,8 +233,9 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _space(arguments: argparse.Namespace) -> int:
-    from nni_plugins.report.complexity import describe_choices, print_choices
-    from nni_plugins.run.settings import Settings, parse_assignments
+    from nni_plugins.run.description import describe_choices, print_choices
+    from nni_plugins.run.settings import Settings
+    from nni_plugins.run.values import parse_assignments
 
     assignments = parse_assignments(arguments.set)
     choices = describe_choices(
@@ -239,7 +249,8 @@ def _space(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from nni_plugins.report.complexity import load_genotype, print_description
+    from nni_plugins.run.description import print_description
+    from nni_plugins.run.genotypes import load_genotype
     from nni_plugins.report.nasbench201_table import Table, score
 
     table = Table.from_nni() if arguments.table == "nni" else Table.load(arguments.table)
@@ -252,8 +263,10 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from nni_plugins.report.complexity import describe_genotype, describe_supernet, load_genotype, print_description
-    from nni_plugins.run.settings import Settings, parse_assignments, parse_value
+    from nni_plugins.run.description import describe_genotype, describe_supernet, print_description
+    from nni_plugins.run.genotypes import load_genotype
+    from nni_plugins.run.settings import Settings
+    from nni_plugins.run.values import parse_assignments, parse_value
 
     assignments = parse_assignments(arguments.set)
     if arguments.strategy is not None:

@@ -1,4 +1,4 @@
-"""One NNI trial: one search, its retraining, export and check. The only module that talks to NNI's manager.
+"""One NNI trial: one search, its retraining, export and check. The only module of a trial that talks to NNI's manager.
 
     python -m nni_plugins.trial --data digits --set epochs=8
 
@@ -22,69 +22,53 @@ from typing import Any
 import nni
 import torch
 
-from nni_plugins.data import load_data
+from nni_plugins.data import DATA_SETS, load_data
 from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
-from nni_plugins.run.epoch_report import EpochMetrics
+from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.pipeline import run
-from nni_plugins.run.settings import Settings, parse_assignments
+from nni_plugins.run.settings import Settings
+from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
+from nni_plugins.tools.own_code import allow_own_code
 
-REPORTED = (
-    "default",
-    "training_loss",
-    "training_accuracy",
-    "validation_loss",
-    "architecture_loss",
-    "weights_loss",
-    "alpha_entropy",
-    "parameter_free",
-    "skip_connect",
-    "consistency_gap",
-    "hessian",
-    "best_loss",
-    "mean_loss",
-    "loss_spread",
-    "diversity",
-    "table_cifar10",
-    "table_cifar100",
-    "table_imagenet16",
-    "seconds",
-    "memory_mb",
-)
-"""Metrics of an epoch that NNI's page shows, where the search has them."""
-
-LATER = {"architecture_loss": 0.0}
-"""What an epoch of warm-up does not have; NNI takes the list of metrics from the first epoch."""
+_CHOSEN = ("strategy", "space", "data", "seed")
+"""Parameters that choose what a trial runs; all others are settings."""
 
 
 def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> Settings:
-    """Settings of the trial: NNI's parameters over the command line's.
+    """Return the settings of the trial: NNI's parameters over the command line's.
+
+    NNI's page takes parameters from whoever reaches it. They may choose among what is registered; code to import, and
+    files to read as data, are named by the command line alone.
 
     Raises
     ------
     ValueError
-        If a parameter is not a setting of the strategy, or its value is not valid.
+        If a parameter is not a setting of the strategy, its value is not valid, or it names a file or code that the
+        command line does not.
     """
-    names = {name: parameters[name] for name in ("strategy", "space", "data", "seed") if name in parameters}
+    chosen = {name: parameters[name] for name in _CHOSEN if name in parameters}
+    if chosen.get("data", arguments.data) not in (*DATA_SETS, arguments.data):
+        raise ValueError(
+            f"NNI's parameters name the data set {chosen['data']!r}; they may choose among {', '.join(DATA_SETS)}, and "
+            "files or code are named on the trial's command line, --data."
+        )
+    if "table" in parameters:
+        raise ValueError("NNI's parameters name a table; files are named on the trial's command line, --set table=FILE.")
     overrides = parse_assignments(arguments.set) | {
-        name: value for name, value in parameters.items() if name not in names
+        name: value for name, value in parameters.items() if name not in chosen
     }
-    return Settings.of(
-        **{"strategy": arguments.strategy, "space": arguments.space, "data": arguments.data, "seed": arguments.seed}
-        | names,
-        overrides=overrides,
-    )
+    return Settings.of(**{name: getattr(arguments, name) for name in _CHOSEN} | chosen, overrides=overrides)
 
 
-def report_epoch(metrics: EpochMetrics) -> None:
-    """Send one epoch's numbers to NNI; a loss that the epoch did not have (warm-up) is sent as 0."""
-    found = (LATER if "weights_loss" in metrics else {}) | metrics
-    nni.report_intermediate_result({name: float(found[name]) for name in REPORTED if name in found})
+def report_epoch(record: EpochRecord) -> None:
+    """Send one epoch's numbers to NNI."""
+    nni.report_intermediate_result(record.on_page())
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line of a trial."""
+    """Return the command line of a trial."""
     parser = argparse.ArgumentParser(prog="python -m nni_plugins.trial", description=__doc__.split("\n\n")[0])
     parser.add_argument("--evaluate", action="store_true", help="train and validate the cell that NNI's parameters say")
     parser.add_argument("--strategy", default="bnas_v2_pc", help="strategy, unless NNI's parameters name one")
@@ -107,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(arguments.threads)
     parameters = nni.get_next_parameter() or {}
     try:
+        allow_own_code(arguments)
         final = (evaluate_cell if arguments.evaluate else search_cell)(parameters, arguments)
     except (ValueError, OSError, SearchDiverged) as error:
         return complain(error)
@@ -115,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Search, retrain, export and check; the final result."""
+    """Search, retrain, export and check; return the final result."""
     settings = settings_of(parameters, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return run(
@@ -129,7 +114,7 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
 
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train the cell that the parameters describe for a short time and validate it, or look it up; the final result."""
+    """Train the cell that the parameters describe for a short time and validate it, or look it up; return the final result."""
     settings = settings_of({}, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     sample = sample_of(parameters, settings, data)
@@ -141,12 +126,12 @@ def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) 
 
 
 def result_folder(arguments: argparse.Namespace) -> Path:
-    """Where this trial's results go."""
+    """Return where this trial's results go."""
     return Path(arguments.exported) / f"{nni.get_experiment_id()}-{nni.get_trial_id()}"
 
 
 def work_folder() -> Path:
-    """Where this trial's checkpoints and logs go; NNI gives a resumed trial the same folder again."""
+    """Return where this trial's checkpoints and logs go; NNI gives a resumed trial the same folder again."""
     return Path(os.environ.get("NNI_OUTPUT_DIR", "runs/trial"))
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from nni_plugins.data.images import ImageData
-
 
 def crop_and_flip(x: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, *, padding: int) -> Tensor:
     """Crop every image at its own place out of its zero-padded self, then mirror those that are marked.
@@ -94,24 +89,6 @@ class Augmentation:
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 (off) or a number of pixels, but is {getattr(self, name)}.")
-
-    @classmethod
-    def for_data(cls, data: ImageData, *, cutout: int = 0) -> Augmentation:
-        """The usual augmentation of a set: padding of an eighth of the image, mirroring only if classes survive it.
-
-        32x32 gives the published padding of 4, 16x16 a padding of 2.
-
-        Raises
-        ------
-        ValueError
-            If ``cutout`` would cover whole images.
-        """
-        if cutout >= data.image_size:
-            raise ValueError(
-                f"cutout {cutout} covers whole {data.image_size}x{data.image_size} images of {data.name}; "
-                f"choose a side below {data.image_size}, or 0 for none."
-            )
-        return cls(crop_padding=data.image_size // 8, flip=data.flip, cutout=cutout)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Draw what ``count`` images of ``size`` (H, W) undergo.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,14 +11,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nni_plugins.data.image_set import ImageSet
 from nni_plugins.data.images import ImageData
-from nni_plugins.data.splits import Images, split_halves
+from nni_plugins.data.splits import split_halves
 from nni_plugins.data.streamed import StreamedImages
+from nni_plugins.tools.own_code import in_short, is_own, own
 
 _FORMS = ("npz:FILE", "imagefolder:PATH", "module:function")
 
 
-def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -> Images:
+def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -> ImageSet:
     """Load a data set; class count, channels and image size follow from it.
 
     Parameters
@@ -31,7 +30,8 @@ def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -
         ``fashion_mnist`` (torchvision's); ``npz:FILE`` with the arrays x_train, y_train, x_test and y_test (uint8
         images (N, H, W) or (N, H, W, C), integer labels 0 .. K-1); ``imagefolder:PATH`` with PATH/train/CLASS/* and
         PATH/val or PATH/test (not held in memory); ``module:function``, a function without arguments that returns an
-        :class:`ImageData` or a dict of the four arrays.
+        :class:`ImageData` or a dict of the four arrays, once the command line has named it
+        (:mod:`nni_plugins.tools.own_code`).
     root
         Where torchvision's sets lie or are put.
     download
@@ -48,14 +48,14 @@ def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -
     """
     if spec in DATA_SETS:
         return DATA_SETS[spec](Path(root), download)
-    kind, colon, place = spec.partition(":")
-    if not (kind and colon and place):
+    kind, _, place = spec.partition(":")
+    if kind == "npz" and place:
+        return _npz(Path(place).expanduser())
+    if kind == "imagefolder" and place:
+        return _image_folder(Path(place).expanduser())
+    if not is_own(spec):
         raise ValueError(f"unknown data set {spec!r}; choose one of {', '.join((*DATA_SETS, *_FORMS))}.")
-    if kind == "npz":
-        return _npz(Path(place))
-    if kind == "imagefolder":
-        return _image_folder(Path(place))
-    return _from_function(kind, place)
+    return _from_function(spec)
 
 
 def _digits(root: Path, download: bool) -> ImageData:
@@ -136,32 +136,17 @@ def _image_folder(path: Path) -> StreamedImages:
     return StreamedImages(f"imagefolder:{path}", ImageFolder(str(path / "train")), ImageFolder(str(test)))
 
 
-def _from_function(module_name: str, function_name: str) -> Images:
-    spec = f"{module_name}:{function_name}"
-    # An installed command does not look for modules where it is started, unlike `python -m`.
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"data set {spec!r}: there is no module {module_name!r}; start from the folder that has it, or choose one "
-            f"of {', '.join((*DATA_SETS, *_FORMS))}."
-        ) from error
-    function = getattr(module, function_name, None)
+def _from_function(spec: str) -> ImageSet:
+    function = own(spec, "data set", "--data")
+    wanted = "a function without arguments that returns an ImageData or a dict of x_train, y_train, x_test and y_test"
     if not callable(function):
-        raise ValueError(
-            f"data set {spec!r}: {module_name} has no function {function_name!r}; define it without arguments, "
-            "returning an ImageData or a dict of x_train, y_train, x_test and y_test."
-        )
-    data: Any = function()
-    if isinstance(data, (ImageData, StreamedImages)):
-        return data
+        raise ValueError(f"data set {spec!r} is a {type(function).__name__}; expected {wanted}.")
+    try:
+        data: Any = function()
+    except Exception as error:
+        raise ValueError(f"data set {spec!r} fails: {in_short(error)}; expected {wanted}.") from error
     if isinstance(data, Mapping):
         return ImageData.from_arrays(spec, data)
-    raise ValueError(
-        f"data set {spec!r} must return an ImageData or a dict of x_train, y_train, x_test and y_test, but returned "
-        f"{type(data).__name__}."
-    )
+    if isinstance(data, ImageSet):
+        return data
+    raise ValueError(f"data set {spec!r} returned {type(data).__name__}; expected {wanted}.")

@@ -6,16 +6,25 @@ cropped with padding 4 and mirrored; on ImageNet 10 % and 2.5 % of each class.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nni_plugins.data.images import ImageData
+from nni_plugins.data.image_set import ImageSet
 from nni_plugins.data.loaders import EpochLoader, seeded
-from nni_plugins.data.streamed import StreamedImages
 
-Images: TypeAlias = ImageData | StreamedImages
+
+class SearchLoaders(NamedTuple):
+    """Batches of a search; the test set is not among them."""
+
+    weights: EpochLoader
+    """The weights' part of the training set, augmented and shuffled, full batches only."""
+    architecture: EpochLoader
+    """The architecture's part, likewise, for the steps on alpha. It has exactly as many batches as ``weights``, passing
+    through its part more than once (in a new order each time) if that is smaller."""
+    validation: EpochLoader
+    """The architecture's part, every image once, for the validation accuracy; as it is unless asked otherwise."""
 
 
 def split_halves(y: Tensor, *, seed: int, fractions: tuple[float, float] = (0.5, 0.5)) -> tuple[Tensor, Tensor]:
@@ -65,7 +74,7 @@ def split_halves(y: Tensor, *, seed: int, fractions: tuple[float, float] = (0.5,
 
 
 def search_loaders(
-    data: Images,
+    data: ImageSet,
     *,
     batch_size: int,
     seed: int,
@@ -74,8 +83,8 @@ def search_loaders(
     cutout: int = 0,
     augment_validation: bool = False,
     channels_last: bool = False,
-) -> tuple[EpochLoader, EpochLoader, EpochLoader]:
-    """Loaders of a search; the test set is not touched.
+) -> SearchLoaders:
+    """Return the loaders of a search; the test set is not touched.
 
     Parameters
     ----------
@@ -92,19 +101,9 @@ def search_loaders(
     cutout
         Side of the square cut out of augmented images; 0 for none.
     augment_validation
-        Whether ``val_eval`` is augmented as well.
+        Whether the validation images are augmented as well.
     channels_last
         Memory format of the batches.
-
-    Returns
-    -------
-    train
-        The weights' part, augmented and shuffled, full batches only.
-    val_arch
-        The architecture's part, likewise, for the steps on alpha. It has exactly as many batches as ``train``, going
-        through its part more than once (in a new order each time) if that is smaller.
-    val_eval
-        The architecture's part, every image once, for the validation accuracy; as it is unless asked otherwise.
 
     Raises
     ------
@@ -145,11 +144,11 @@ def search_loaders(
         cutout=cutout,
         channels_last=channels_last,
     )
-    return train, val_arch, val_eval
+    return SearchLoaders(train, val_arch, val_eval)
 
 
 def retrain_loaders(
-    data: Images,
+    data: ImageSet,
     *,
     batch_size: int,
     seed: int,
@@ -157,7 +156,7 @@ def retrain_loaders(
     cutout: int = 0,
     channels_last: bool = False,
 ) -> tuple[EpochLoader, EpochLoader]:
-    """Loaders for training a found net on the whole training set and testing it.
+    """Return loaders for training a found net on the whole training set and testing it.
 
     Parameters
     ----------

@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 from nni_plugins.methods.bilevel.schedules import Confident
 from nni_plugins.methods.bilevel.strategy import BilevelSearch
-from nni_plugins.supernet.channels import PartialChannels
-from nni_plugins.supernet.relaxation import EdgeNormalisation
+from nni_plugins.methods.darts import PCDARTS
+from nni_plugins.methods.spec import MethodSpec, OnSpace
 
 
 class BNASD(BilevelSearch):
@@ -30,13 +30,41 @@ class BNASv2CLR(BilevelSearch):
 
 
 class BNASv2PC(BilevelSearch):
-    """BNAS-v2-PC: a quarter of the channels is mixed, edges are normalised, alpha and beta rest for 15 epochs."""
+    """BNAS-v2-PC: what PC-DARTS adds to DARTS, added to BNAS-D.
 
-    preset = MappingProxyType(
-        {
-            "relaxation": EdgeNormalisation(),
-            "channels": PartialChannels(4),
-            "arch_learning_rate": 6e-4,
-            "warmup_epochs": 15,
-        }
-    )
+    A quarter of the channels is mixed, edges are normalised, alpha and beta rest for 15 of 50 epochs, their Adam has
+    the rate 6e-4.
+    """
+
+    preset = PCDARTS.preset
+
+
+_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.0, "weight_decay": 3e-4})
+_BROAD = {"bcnn": OnSpace()}
+
+SPECS = (
+    MethodSpec(
+        name="bnas_d",
+        strategy=BNASD,
+        summary="differentiable search of broad CNNs",
+        papers=("2001.06679", "2009.08886"),
+        search=_SEARCH,
+        spaces=_BROAD,
+    ),
+    MethodSpec(
+        name="bnas_v2_clr",
+        strategy=BNASv2CLR,
+        summary="the same, architecture learning rate grows with confidence",
+        papers=("2009.08886",),
+        search=_SEARCH,
+        spaces=_BROAD,
+    ),
+    MethodSpec(
+        name="bnas_v2_pc",
+        strategy=BNASv2PC,
+        summary="the same, a quarter of the channels mixed, edges normalised",
+        papers=("2009.08886",),
+        search=MappingProxyType({**_SEARCH, "batch_size": 512, "lr": 0.2}),
+        spaces=_BROAD,
+    ),
+)

@@ -24,8 +24,10 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from nni_plugins.methods.bilevel.strategy import BilevelSearch
+from nni_plugins.methods.spec import MethodSpec, OnSpace
 from nni_plugins.supernet.features import PerSource
 from nni_plugins.supernet.threshold import SparseThreshold
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 
 class EnTranNAS(BilevelSearch):
@@ -38,3 +40,28 @@ class EnTranNASDST(BilevelSearch):
     """EnTranNAS with a learnable topology; for spaces whose nodes keep any number of connections, as ``darts_any``."""
 
     preset = MappingProxyType({**EnTranNAS.preset, "relaxation": SparseThreshold()})
+
+
+_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.001, "weight_decay": 3e-4})
+
+SPECS = (
+    MethodSpec(
+        name="entrannas",
+        strategy=EnTranNAS,
+        summary="Engine- and Transit-cells",
+        papers=("2101.11342",),
+        search=_SEARCH,
+        spaces={
+            "darts": OnSpace(arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE})),
+            "nasbench201": OnSpace(),
+        },
+    ),
+    MethodSpec(
+        name="entrannas_dst",
+        strategy=EnTranNASDST,
+        summary="the same with a learnable topology",
+        papers=("2101.11342",),
+        search=_SEARCH,
+        spaces={"darts_any": OnSpace()},
+    ),
+)

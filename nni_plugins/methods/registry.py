@@ -1,115 +1,104 @@
-"""Names on the command line and in NNI's parameters: strategies, search spaces, and the parts of a strategy."""
+"""Methods by name: those of this folder, those of other packages, and a class that the command line names.
+
+A module of this folder is a method's by having ``SPECS``, so that adding a method is adding a file. Another package
+offers :class:`~nni_plugins.methods.spec.MethodSpec` objects under the entry point group ``nni_plugins.methods``.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
+import pkgutil
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from nni.nas.nn.pytorch import ModelSpace
+from nni_plugins.methods.spec import MethodSpec
+from nni_plugins.tools.own_code import is_own, own
 
-from search_spaces.evaluation import NETWORKS
-
-STRATEGIES: Mapping[str, str] = MappingProxyType(
-    {
-        "bnas_d": "BNASD",
-        "bnas_v2_clr": "BNASv2CLR",
-        "bnas_v2_pc": "BNASv2PC",
-        "darts": "FirstOrderDARTS",
-        "darts_second_order": "SecondOrderDARTS",
-        "pc_darts": "PCDARTS",
-        "rf_darts": "RFDARTS",
-        "rf_pcdarts": "RFPCDARTS",
-        "entrannas": "EnTranNAS",
-        "entrannas_dst": "EnTranNASDST",
-        "relative_nas": "RelativeNAS",
-    }
-)
-"""Strategy names and the classes of :mod:`nni_plugins` that they stand for."""
-
-SPACES = tuple(NETWORKS)
-"""Names of the search spaces of :mod:`search_spaces`."""
-
-PARTS = (
-    "Softmax",
-    "EdgeNormalisation",
-    "SparseThreshold",
-    "AllChannels",
-    "PartialChannels",
-    "PerEdge",
-    "PerSource",
-    "Everything",
-    "BatchNormOnly",
-    "Constant",
-    "Confident",
-)
-"""Parts of a bilevel search that a setting may name, such as ``arch_lr=Confident(power=2)``."""
+GROUP = "nni_plugins.methods"
 
 
-def strategy_class(name: str) -> Any:
-    """The strategy class called ``name``.
+@functools.cache
+def method_specs() -> Mapping[str, MethodSpec]:
+    """Return every registered method by its name.
 
     Raises
     ------
     ValueError
-        If there is none; the sentence lists the valid names.
+        If an entry point of another package cannot be loaded, is no :class:`MethodSpec`, or takes a name twice.
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"Unknown strategy {name!r}; expected one of {', '.join(STRATEGIES)}.")
-    return getattr(importlib.import_module("nni_plugins"), STRATEGIES[name])
-
-
-def make_space(name: str, **arguments: Any) -> ModelSpace:
-    """A fresh model space.
-
-    Parameters
-    ----------
-    name
-        One of :data:`SPACES`, or ``module:function`` for your own: a callable that takes at least ``num_classes`` and
-        ``in_channels`` and returns an NNI model space.
-    **arguments
-        Passed on.
-
-    Raises
-    ------
-    ValueError
-        If the name or an argument is not known, or the result is not a model space.
-    """
-    module, _, function = name.partition(":")
-    if name in SPACES:
-        make = NETWORKS[name]
-    elif function:
+    package = importlib.import_module("nni_plugins.methods")
+    modules = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found: dict[str, MethodSpec] = {}
+    for name in modules:
+        for spec in getattr(importlib.import_module(f"nni_plugins.methods.{name}"), "SPECS", ()):
+            found[spec.name] = spec
+    for point in importlib.metadata.entry_points(group=GROUP):
         try:
-            make = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
+            spec = point.load()
+        except Exception as error:
             raise ValueError(
-                f"The search space {name!r} cannot be imported ({error}); expected module:function on the Python path."
-            ) from None
-    else:
-        raise ValueError(
-            f"Unknown search space {name!r}; expected one of {', '.join(SPACES)}, or module:function for your own."
-        )
-    try:
-        space: Any = make(**arguments)
-    except TypeError as error:
-        raise ValueError(f"The search space {name!r} does not take these arguments: {error}.") from None
-    if not isinstance(space, ModelSpace):
-        raise ValueError(f"{name!r} returned {type(space).__name__}; expected an NNI ModelSpace.")
-    return space
+                f"The method {point.name!r} of the installed package {_package(point)} cannot be loaded "
+                f"({type(error).__name__}: {error}); repair or uninstall that package."
+            ) from error
+        if not isinstance(spec, MethodSpec):
+            raise ValueError(
+                f"The method {point.name!r} of the installed package {_package(point)} is a {type(spec).__name__}; its "
+                f"entry point in the group {GROUP} must name a MethodSpec."
+            )
+        if spec.name in found:
+            raise ValueError(
+                f"The installed package {_package(point)} offers a method {spec.name!r}, but that name is taken; rename "
+                "it there, or uninstall that package."
+            )
+        found[spec.name] = spec
+    return MappingProxyType(found)
 
 
-def make_part(name: str, **arguments: Any) -> Any:
-    """A part of a bilevel search, such as ``Confident(power=2)``.
+def _package(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def method_spec(name: str) -> MethodSpec:
+    """Return the method called ``name``; ``module:Class`` is one that the command line has named.
 
     Raises
     ------
     ValueError
-        If the part or an argument is not known.
+        If there is none; the message lists the valid names.
     """
-    if name not in PARTS:
-        raise ValueError(f"Unknown part {name!r}; expected one of {', '.join(PARTS)}.")
-    try:
-        return getattr(importlib.import_module("nni_plugins"), name)(**arguments)
-    except TypeError as error:
-        raise ValueError(f"The part {name} does not take these arguments: {error}.") from None
+    specs = method_specs()
+    if isinstance(name, str) and name in specs:
+        return specs[name]
+    if not isinstance(name, str) or not is_own(name):
+        raise ValueError(
+            f"Unknown strategy {name!r}; expected one of {', '.join(specs)}, or module:Class for your own."
+        )
+    found = own(name, "strategy", "--strategy")
+    if isinstance(found, MethodSpec):
+        return found
+    missing = [
+        wanted
+        for wanted in ("setting_names", "fitted", "mutate_model", "make_evaluator", "epoch_metrics")
+        if not callable(getattr(found, wanted, None))
+    ]
+    if not isinstance(found, type) or missing:
+        raise ValueError(
+            f"{name!r} is no strategy: expected a class such as nni_plugins.BilevelSearch, an NNI one-shot strategy with "
+            f"nni_plugins.methods.spec.SearchMethod before it, or a MethodSpec"
+            f"{', but it has no ' + missing[0] if isinstance(found, type) else f', got {type(found).__name__}'}."
+        )
+    return MethodSpec(name, found, summary=(found.__doc__ or name).strip().splitlines()[0], papers=())
+
+
+def public_names() -> dict[str, Any]:
+    """Return the classes that :mod:`nni_plugins` offers by name: strategies, their relatives, and parts."""
+    from nni_plugins.methods.bilevel.choices import PARTS
+    from nni_plugins.methods.bilevel.strategy import BilevelSearch
+    from nni_plugins.methods.relative_nas.multi_trial import SlowFastEvolution
+    from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
+
+    strategies = [spec.strategy for spec in method_specs().values() if spec.strategy.__module__.startswith("nni_plugins.")]
+    return {each.__name__: each for each in (BilevelSearch, *strategies, RelativeNASTuner, SlowFastEvolution, *PARTS)}

@@ -1,6 +1,7 @@
 """NAS-Bench-201's table: what every cell of the space reaches, looked up in place of training it.
 
-A table tells how good a search was. It must never take part in one: a search that asks it is no search.
+A table tells how good a search was; its test accuracies take part in none. An evolution over whole trials may take the
+table's *validation* accuracies in place of training each cell (``--evaluate`` with ``table``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from search_spaces.genotype import Genotype
 from search_spaces.layout import LAYOUTS
 from search_spaces.nasbench201 import BENCHMARK_NAMES, NAME, to_architecture_string
 
-DATASETS = ("cifar10", "cifar100", "imagenet16")
+TABLE_DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 _NNI_DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet16-120"}
 EPOCHS = 200
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -130,9 +131,9 @@ class Table:
         rows = {tuple(names[k] for k in cell): row for row, cell in enumerate(ops.tolist())}
         return cls(
             MappingProxyType(rows),
-            MappingProxyType({name: columns[f"test_{name}"].astype(np.float64) for name in DATASETS}),
+            MappingProxyType({name: columns[f"test_{name}"].astype(np.float64) for name in TABLE_DATA_SETS}),
             MappingProxyType(
-                {name: columns[f"valid_{name}"].astype(np.float64) for name in DATASETS if f"valid_{name}" in columns}
+                {name: columns[f"valid_{name}"].astype(np.float64) for name in TABLE_DATA_SETS if f"valid_{name}" in columns}
             ),
         )
 
@@ -149,7 +150,7 @@ class Table:
             importlib.import_module("peewee")  # without it, NNI's package raises a NameError
             from nni.nas.benchmark.nasbench201 import query_nb201_trial_stats
 
-            found: dict[str, dict[Operations, float]] = {name: {} for name in DATASETS}
+            found: dict[str, dict[Operations, float]] = {name: {} for name in TABLE_DATA_SETS}
             for name, accuracies in found.items():
                 for trial in query_nb201_trial_stats(None, EPOCHS, _NNI_DATASETS[name], reduction="mean"):
                     edges = trial["config"]["arch"]
@@ -163,13 +164,13 @@ class Table:
         cells = sorted(set.intersection(*(set(accuracies) for accuracies in found.values())))
         return cls(
             MappingProxyType({cell: row for row, cell in enumerate(cells)}),
-            MappingProxyType({name: np.array([found[name][cell] for cell in cells]) for name in DATASETS}),
+            MappingProxyType({name: np.array([found[name][cell] for cell in cells]) for name in TABLE_DATA_SETS}),
         )
 
 
 _OUR_NAMES = {theirs: ours for ours, theirs in BENCHMARK_NAMES.items()}
-_ACCURACIES = tuple(f"test_{name}" for name in DATASETS)
-_VALIDATION = tuple(f"valid_{name}" for name in DATASETS)
+_ACCURACIES = tuple(f"test_{name}" for name in TABLE_DATA_SETS)
+_VALIDATION = tuple(f"valid_{name}" for name in TABLE_DATA_SETS)
 _COLUMNS = ("op_names", "ops", *_ACCURACIES)
 
 

@@ -14,21 +14,21 @@ from typing import Any
 import pytorch_lightning as pl
 from nni.mutable import CategoricalMultiple, SampleValidationError
 
-from nni_plugins.data import ImageData, StreamedImages, search_loaders
-from nni_plugins.report.nasbench201_table import DATASETS, Table, score
-from nni_plugins.run.epoch_report import EpochMetrics, EpochReport
+from nni_plugins.data import ImageSet, search_loaders
+from nni_plugins.methods.metric import DEFAULT, VALIDATION_ACCURACY
+from nni_plugins.report.complexity import count_multiply_adds, count_parameters
+from nni_plugins.report.nasbench201_table import TABLE_DATA_SETS, Table, score
+from nni_plugins.run.epoch_report import EpochRecord, EpochReport
+from nni_plugins.run.networks import build_net, build_space, classifier_of
 from nni_plugins.run.pipeline import claim
-from nni_plugins.run.retrain import build_net, classifier_of, count_multiply_adds, count_parameters
-from nni_plugins.run.search import build_space, device, make_trainer, resume_arguments
 from nni_plugins.run.settings import Settings
+from nni_plugins.run.training import device, make_trainer, resume_arguments
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces import Genotype
 
-Images = ImageData | StreamedImages
 
-
-def sample_of(parameters: Mapping[str, Any], settings: Settings, data: Images) -> dict[str, Any]:
-    """NNI's sample of the settings' space from the parameters of a trial.
+def sample_of(parameters: Mapping[str, Any], settings: Settings, data: ImageSet) -> dict[str, Any]:
+    """Return NNI's sample of the settings' space from the parameters of a trial.
 
     Raises
     ------
@@ -57,11 +57,11 @@ def sample_of(parameters: Mapping[str, Any], settings: Settings, data: Images) -
 def evaluate_candidate(
     sample: Mapping[str, Any],
     settings: Settings,
-    data: Images,
+    data: ImageSet,
     *,
     out: Path,
     work: Path,
-    on_epoch: Callable[[EpochMetrics], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> dict[str, Any]:
     """Train the evaluation network of ``sample`` by the settings' retraining recipe and validate it every epoch.
 
@@ -74,9 +74,9 @@ def evaluate_candidate(
     out
         Folder for ``genotype.json``, which ``nni-plugins retrain`` takes.
     work
-        Folder of checkpoints and logs; an interrupted evaluation goes on there.
+        Folder of checkpoints and logs; an interrupted evaluation resumes there.
     on_epoch
-        Called with the metrics of every finished epoch.
+        Called with the record of every finished epoch.
 
     Returns
     -------
@@ -97,14 +97,14 @@ def evaluate_candidate(
         cutout=recipe.cutout,
         channels_last=recipe.channels_last,
     )
-    report = EpochReport(on_epoch, stage="evaluate")
 
-    def measure(*_: Any) -> EpochMetrics:
+    def measure(trainer: pl.Trainer, _: pl.LightningModule) -> EpochRecord:
         validation = module.epoch_metrics("validation")
-        return {"default": validation["validation_accuracy"], **validation, **module.epoch_metrics("training")}
+        default = {DEFAULT: validation[VALIDATION_ACCURACY]}
+        return EpochRecord(trainer.current_epoch, {**default, **validation, **module.epoch_metrics("training")})
 
-    report.measure = measure
-    trainer = make_trainer(recipe, work, report, "evaluate", gradient_clip_val=recipe.gradient_clip_val)
+    report = EpochReport("evaluate", measure, on_epoch)
+    trainer = make_trainer(recipe, work, report, gradient_clip_val=recipe.gradient_clip_val)
     trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
     shutil.rmtree(work / "evaluate", ignore_errors=True)
     atomic_write(out / "genotype.json", genotype.to_json())
@@ -121,7 +121,7 @@ def evaluate_candidate(
 
 
 def look_up_candidate(sample: Mapping[str, Any], settings: Settings, *, out: Path) -> dict[str, Any]:
-    """What the settings' table says of ``sample``; parameters and result as :func:`evaluate_candidate`.
+    """Look ``sample`` up in the settings' table; parameters and result as :func:`evaluate_candidate`.
 
     ``default`` is the table's validation accuracy on the settings' data set, or on CIFAR-10 if it has not that set;
     the test accuracies are for people.
@@ -133,7 +133,7 @@ def look_up_candidate(sample: Mapping[str, Any], settings: Settings, *, out: Pat
     """
     genotype = Genotype.from_sample(sample, settings.space)
     found = score(genotype, Table.load(str(settings.search.table)))
-    dataset = settings.data if settings.data in DATASETS else DATASETS[0]
+    dataset = settings.data if settings.data in TABLE_DATA_SETS else TABLE_DATA_SETS[0]
     if dataset not in found.validation:
         raise ValueError(
             f"{settings.search.table} has no column valid_{dataset}; a search may not see test accuracies, so take a "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,13 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from nni_plugins.run.settings import Recipe
+from nni_plugins.methods.metric import TRAINING_ACCURACY, TRAINING_LOSS, VALIDATION_ACCURACY, VALIDATION_LOSS, Metric, Metrics
+from nni_plugins.run.recipes import Recipe
 from search_spaces.cells import set_drop_path
+
+_METRICS: Mapping[str, tuple[Metric, Metric]] = MappingProxyType(
+    {"training": (TRAINING_LOSS, TRAINING_ACCURACY), "validation": (VALIDATION_LOSS, VALIDATION_ACCURACY)}
+)
 
 
 class ImageClassifier(LightningModule):
@@ -74,12 +81,13 @@ class ImageClassifier(LightningModule):
     def _mean(self, name: str) -> torchmetrics.Metric:
         return cast(torchmetrics.Metric, self.means[name])
 
-    def epoch_metrics(self, stage: str) -> dict[str, float]:
-        """Mean loss and accuracy (percent) since the last call, for ``training`` or ``validation``."""
+    def epoch_metrics(self, stage: Literal["training", "validation"]) -> Metrics:
+        """Return mean loss and accuracy (percent) since the last call; nothing if there was no batch."""
         loss, accuracy = self._mean(f"{stage}_loss"), self._mean(f"{stage}_accuracy")
         if not accuracy.update_called:
             return {}
-        metrics = {f"{stage}_loss": float(loss.compute()), f"{stage}_accuracy": 100 * float(accuracy.compute())}
+        of_loss, of_accuracy = _METRICS[stage]
+        metrics = {of_loss: float(loss.compute()), of_accuracy: 100 * float(accuracy.compute())}
         loss.reset()
         accuracy.reset()
         return metrics

@@ -1,8 +1,11 @@
-"""What is measured of a search at the end of every epoch, for people only: the search never sees it."""
+"""What is measured of a search at the end of every epoch.
+
+Measuring changes nothing in the search: weights, architecture parameters and random states are the same with and
+without it. One measurement may end a search early, and only on request (``hessian_stop``).
+"""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,123 +14,88 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 
-from nni_plugins.methods.bilevel.hessian import architecture_eigenvalue
-from nni_plugins.methods.bilevel.step import BilevelModule
-from nni_plugins.methods.relative_nas.one_shot import WeightSetModule
-from nni_plugins.report.collapse import (
-    SKIP,
-    mean_entropy,
-    mean_gap,
-    picked_operations,
-    signs,
-    skip_warning,
-    stop_epoch,
-    to_metrics,
+from nni_plugins.methods.metric import (
+    DEFAULT,
+    PARAMETER_FREE,
+    SKIP_CONNECT,
+    VALIDATION_ACCURACY,
+    Metric,
+    Metrics,
 )
+from nni_plugins.methods.spec import EpochEnd, Strategy
+from nni_plugins.report.collapse import SKIP, picked_operations, stop_epoch
 from nni_plugins.report.nasbench201_table import Table, score
 from nni_plugins.run.classifier import ImageClassifier
-from nni_plugins.run.epoch_report import EpochMetrics
-from nni_plugins.run.settings import SearchRecipe, Settings
-from nni_plugins.supernet.consistency import consistency
+from nni_plugins.run.epoch_report import EpochRecord, History
+from nni_plugins.run.recipes import SearchRecipe
+from nni_plugins.run.settings import Settings
 from search_spaces import Genotype
-from search_spaces.layout import PARAMETER_FREE
+from search_spaces.operation_names import PARAMETER_FREE as WITHOUT_PARAMETERS
 
 _logger = logging.getLogger(__name__)
 
 
-class SearchWatch:
-    """Accuracy, the derived cell, its parameter-free picks, and on request its accuracy in a table.
+class SearchMeasure:
+    """Measure accuracy, the derived cell, what the strategy has to tell, and on request the cell's rank in a table.
 
     Parameters
     ----------
     settings
         Says what is measured.
+    strategy
+        Measures what only its kind of search has.
+    validation
+        Batches of the architecture half, in order and without augmentation.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, strategy: Strategy, validation: Iterable[tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         self._space = settings.space
         self._recipe = settings.search
+        self._strategy = strategy
+        self._validation = validation
         self._table = None if settings.search.table is None else Table.load(settings.search.table)
 
-    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochMetrics:
-        """Metrics of the epoch that ends."""
+    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochRecord:
+        """Return the record of the epoch that ends."""
         assert isinstance(module, BaseOneShotLightningModule)
         classifier = module.training_module
         assert isinstance(classifier, ImageClassifier)
         training, validation = classifier.epoch_metrics("training"), classifier.epoch_metrics("validation")
         genotype = Genotype.from_sample(module.export(), self._space)
         picks = [operation for operations in picked_operations(genotype).values() for operation in operations]
-        metrics: EpochMetrics = {
-            "default": validation["validation_accuracy"],
+        own = self._strategy.epoch_metrics(
+            module,
+            EpochEnd(
+                genotype,
+                training,
+                self._validation,
+                self._recipe.consistency_batches,
+                self._recipe.hessian or self._recipe.hessian_stop,
+            ),
+        )
+        metrics: Metrics = {
+            DEFAULT: validation.get(VALIDATION_ACCURACY),
             **validation,
-            "parameter_free": sum(operation in PARAMETER_FREE for operation in picks),
-            SKIP: picks.count(SKIP),
-            **self._of_the_search(module, genotype, training),
+            PARAMETER_FREE: sum(operation in WITHOUT_PARAMETERS for operation in picks),
+            SKIP_CONNECT: picks.count(SKIP),
+            **own,
+            **self._in_the_table(genotype),
         }
-        if self._table is not None:
-            metrics |= {f"table_{name}": accuracy for name, accuracy in score(genotype, self._table).accuracy.items()}
-        return {**metrics, "genotype": genotype.to_json()}
+        return EpochRecord(trainer.current_epoch, metrics, genotype.to_json())
 
-    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
-        """What only one kind of search has; ``training`` are loss and accuracy of its training steps."""
-        raise NotImplementedError
-
-
-class PopulationWatch(SearchWatch):
-    """A :class:`SearchWatch` with the validation losses of a generation and its diversity."""
-
-    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
-        assert isinstance(module, WeightSetModule)
-        return {**training, **module.generation_metrics()}
-
-
-class GradientWatch(SearchWatch):
-    """A :class:`SearchWatch` with losses of both steps, signs of collapse, consistency and Hessian eigenvalue.
-
-    Parameters
-    ----------
-    settings
-        Says what is measured.
-    validation
-        Batches of the architecture half, in order and without augmentation.
-    """
-
-    def __init__(self, settings: Settings, validation: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        super().__init__(settings)
-        self._validation = validation
-
-    def _of_the_search(self, module: pl.LightningModule, genotype: Genotype, training: EpochMetrics) -> EpochMetrics:
-        assert isinstance(module, BilevelModule)
-        if warning := skip_warning(genotype):
-            _logger.warning("epoch %d: %s", module.current_epoch + 1, warning)
-        metrics = {**module.epoch_losses(), **self._signs(module, genotype), **self._consistency(module)}
-        if self._recipe.hessian or self._recipe.hessian_stop:
-            images, labels = next(iter(self._validation))
-            metrics["hessian"] = architecture_eigenvalue(module, images, labels)
-        return metrics
-
-    def _signs(self, module: BilevelModule, genotype: Genotype) -> dict[str, Any]:
-        by_kind: dict[str, list[torch.Tensor]] = {}
-        for architecture in module.architectures():
-            by_kind.setdefault(architecture.label.split("/")[0], []).append(architecture.probabilities())
-        every = [row for tables in by_kind.values() for row in tables]
-        found = signs(genotype, {kind: torch.cat(by_kind[kind]) for kind in genotype.cells})
-        return {
-            "alpha_entropy": sum(mean_entropy(p) * len(p) for p in every) / sum(len(p) for p in every),
-            "alpha_gap": sum(mean_gap(p) * len(p) for p in every) / sum(len(p) for p in every),
-            **to_metrics(found),
-        }
-
-    def _consistency(self, module: BilevelModule) -> dict[str, float]:
-        batches = self._recipe.consistency_batches
-        if not batches:
+    def _in_the_table(self, genotype: Genotype) -> Metrics:
+        if self._table is None:
             return {}
-        measured = consistency(module.model, itertools.islice(iter(self._validation), batches))
-        return {"derived_accuracy": measured.derived, "consistency_gap": measured.gap}
+        return {
+            Metric(f"table_{name}", f"test accuracy of the cell in the table on {name}, percent", on_line=name == "cifar10"): accuracy
+            for name, accuracy in score(genotype, self._table).accuracy.items()
+        }
 
 
-def hessian_stop_epoch(recipe: SearchRecipe, history: Sequence[EpochMetrics]) -> int | None:
-    """The epoch (from 0) whose cell to take because the Hessian's eigenvalue grows; None while the search goes on."""
+def hessian_stop_epoch(recipe: SearchRecipe, history: Sequence[dict[str, Any]] | History) -> int | None:
+    """Return the epoch (from 0) whose cell to take because the Hessian's eigenvalue grows; None to continue."""
     if not recipe.hessian_stop:
         return None
     chosen = stop_epoch({each["epoch"]: each["hessian"] for each in history})
@@ -138,17 +106,3 @@ def hessian_stop_epoch(recipe: SearchRecipe, history: Sequence[EpochMetrics]) ->
             chosen + 1,
         )
     return chosen
-
-
-def genotype_of_epoch(history: Sequence[EpochMetrics], epoch: int) -> Genotype:
-    """The cell that a search stood for after epoch ``epoch``, counted from 1.
-
-    Raises
-    ------
-    ValueError
-        If the search did not have that epoch.
-    """
-    found = [metrics for metrics in history if metrics["epoch"] == epoch - 1]
-    if not found:
-        raise ValueError(f"The search has the epochs 1 to {len(history)}, not {epoch}.")
-    return Genotype.from_json(found[0]["genotype"])

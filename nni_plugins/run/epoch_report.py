@@ -1,4 +1,4 @@
-"""What a person and NNI see of a run while it goes on: one dict and one line an epoch."""
+"""What a person and NNI see of a run while it runs: one record and one line an epoch."""
 
 from __future__ import annotations
 
@@ -6,87 +6,111 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-EpochMetrics = dict[str, Any]
+from nni_plugins.methods.metric import MEMORY_MB, SECONDS, Metrics
 
-SHOWN = (
-    "validation_accuracy",
-    "validation_loss",
-    "training_accuracy",
-    "training_loss",
-    "architecture_loss",
-    "weights_loss",
-    "alpha_entropy",
-    "parameter_free",
-    "best_loss",
-    "loss_spread",
-    "diversity",
-    "consistency_gap",
-    "hessian",
-    "table_cifar10",
-    "seconds",
-)
-"""Metrics on the line of an epoch; the others are in the history and in TensorBoard."""
+History = list[dict[str, Any]]
+"""The flat dicts of all epochs, as they lie in ``report.json``."""
 
 
-class EpochReport(pl.Callback):
-    """Collect each epoch's metrics, keep them as history, log them, print a line and pass them on.
+@dataclass(frozen=True)
+class EpochRecord:
+    """What was measured of one epoch.
 
     Parameters
     ----------
-    on_epoch
-        Called with those metrics; this is where a trial reports to NNI.
+    epoch
+        Its number, from 0.
+    metrics
+        What was measured.
+    genotype
+        The cell that the search stood for at its end, as JSON; None where there is no search.
+    """
+
+    epoch: int
+    metrics: Metrics
+    genotype: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as one flat dict, for the history."""
+        measured = {metric.name: value for metric, value in self.metrics.items() if value is not None}
+        genotype = {} if self.genotype is None else {"genotype": self.genotype}
+        return {"epoch": self.epoch, **measured, **genotype}
+
+    def on_page(self) -> dict[str, float]:
+        """Return what NNI's page shows: the same names in every epoch."""
+        shown = {
+            metric.name: metric.unmeasured if value is None else value
+            for metric, value in self.metrics.items()
+            if metric.on_page
+        }
+        return {name: float(value) for name, value in shown.items() if value is not None}
+
+
+Measure = Callable[[pl.Trainer, pl.LightningModule], EpochRecord]
+"""From trainer and Lightning module to the record of the epoch that ends."""
+
+
+class EpochReport(pl.Callback):
+    """Collect each epoch's record, keep it as history, log it, print a line and pass it on.
+
+    Parameters
+    ----------
     stage
-        Word at the start of the line: ``search`` or ``retrain``.
+        Word at the start of the line: ``search``, ``retrain`` or ``evaluate``.
+    measure
+        What to measure at the end of an epoch.
+    on_epoch
+        Called with every record; this is where a trial reports to NNI.
+    stops
+        Whether a run with this history is over before its last epoch; never by default.
 
     Attributes
     ----------
-    measure
-        From trainer and Lightning module to the metrics of the epoch that ends.
-    stops
-        Whether a run with this history is over before its last epoch.
     history
-        Metrics of all epochs so far, those before an interruption included.
+        All epochs so far, those before an interruption included.
     """
 
-    measure: Callable[[pl.Trainer, pl.LightningModule], EpochMetrics]
-    stops: Callable[[list[EpochMetrics]], bool]
-
-    def __init__(self, on_epoch: Callable[[EpochMetrics], None] | None = None, stage: str = "search") -> None:
-        self.history: list[EpochMetrics] = []
-        self.stops = lambda history: False
+    def __init__(
+        self,
+        stage: str,
+        measure: Measure,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        stops: Callable[[History], bool] = lambda history: False,
+    ) -> None:
+        self.stage = stage
+        self.history: History = []
+        self._measure = measure
         self._on_epoch = on_epoch
-        self._stage = stage
+        self._stops = stops
         self._started = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that was interrupted after its early end does not go on."""
-        trainer.should_stop = self.stops(self.history)
+        """Leave a run as it is that was interrupted after its early end."""
+        trainer.should_stop = self._stops(self.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.perf_counter() - self._started
-        metrics = {
-            "epoch": trainer.current_epoch,
-            **self.measure(trainer, pl_module),
-            "seconds": seconds,
-            "memory_mb": peak_memory_mb(),
-        }
-        self.history.append(metrics)
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        measured = self._measure(trainer, pl_module)
+        costs = {SECONDS: seconds, MEMORY_MB: peak_memory_mb()}
+        record = EpochRecord(measured.epoch, {**measured.metrics, **costs}, measured.genotype)
+        self.history.append(record.to_dict())
+        numbers = {metric.name: value for metric, value in record.metrics.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.current_epoch)
         left = seconds * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
-        print(_line(self._stage, trainer, numbers, left), flush=True)
-        trainer.should_stop = trainer.should_stop or self.stops(self.history)
+        print(_line(self.stage, trainer, record.metrics, left), flush=True)
+        trainer.should_stop = trainer.should_stop or self._stops(self.history)
         if self._on_epoch is not None:
-            self._on_epoch(metrics)
+            self._on_epoch(record)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -95,9 +119,10 @@ class EpochReport(pl.Callback):
         self.history[:] = state_dict["history"]
 
 
-def _line(stage: str, trainer: pl.Trainer, numbers: EpochMetrics, left: float) -> str:
-    shown = {name: numbers[name] for name in SHOWN if name in numbers}
-    values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+def _line(stage: str, trainer: pl.Trainer, metrics: Metrics, left: float) -> str:
+    values = "  ".join(
+        f"{metric.name} {value:.4g}" for metric, value in metrics.items() if metric.on_line and value is not None
+    )
     return f"{stage} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {values}  left {_duration(left)}"
 
 
@@ -108,7 +133,7 @@ def _duration(seconds: float) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Largest memory so far in MB: of the GPU where there is one, else of this process."""
+    """Return the largest memory so far in MB: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     per_unit = 1 if sys.platform == "darwin" else 1024
@@ -116,5 +141,5 @@ def peak_memory_mb() -> float:
 
 
 def show_bar() -> bool:
-    """Whether a progress bar helps: on a terminal, not in a log file."""
+    """Return whether a progress bar helps: on a terminal, not in a log file."""
     return sys.stderr.isatty()

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
-from nni_plugins.data import ImageData, StreamedImages, load_data
+from nni_plugins.data import ImageSet, load_data
 from nni_plugins.deploy.export import export_result
+from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
-from nni_plugins.run.epoch_report import EpochMetrics
-from nni_plugins.run.retrain import build_net, count_multiply_adds, count_parameters, retrain
+from nni_plugins.run.epoch_report import EpochRecord
+from nni_plugins.run.genotypes import read_report
+from nni_plugins.run.networks import build_net
+from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import SearchResult, search
 from nni_plugins.run.settings import Settings
 from nni_plugins.tools.atomic_files import atomic_write, refuse_existing
 from search_spaces import Genotype
 
-Images = ImageData | StreamedImages
-
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a run leaves.
 
     Parameters
@@ -63,13 +64,13 @@ class Outcome:
 
 def run(
     settings: Settings,
-    data: Images,
+    data: ImageSet,
     *,
     out: Path,
     work: Path,
     force: bool = False,
-    on_epoch: Callable[[EpochMetrics], None] | None = None,
-) -> Outcome:
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> RunResult:
     """Search, retrain, export and check.
 
     Parameters
@@ -98,8 +99,8 @@ def run(
 
 
 def run_retraining(
-    genotype: Genotype, settings: Settings, data: Images, *, out: Path, work: Path, force: bool = False
-) -> Outcome:
+    genotype: Genotype, settings: Settings, data: ImageSet, *, out: Path, work: Path, force: bool = False
+) -> RunResult:
     """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`."""
     refuse_existing(out, force=force)
     claim(work, settings, genotype)
@@ -107,8 +108,8 @@ def run_retraining(
 
 
 def _retrain_and_export(
-    found: SearchResult, settings: Settings, data: Images, out: Path, work: Path, force: bool
-) -> Outcome:
+    found: SearchResult, settings: Settings, data: ImageSet, out: Path, work: Path, force: bool
+) -> RunResult:
     retrained = retrain(found.genotype, settings, data, work, sample=found.sample)
     last = found.history[-1] if found.history else {}
     report = {
@@ -140,11 +141,28 @@ def _retrain_and_export(
     )
     for stage in ("search", "retrain"):
         shutil.rmtree(work / stage, ignore_errors=True)
-    return Outcome(out, found.genotype, report)
+    return RunResult(out, found.genotype, report)
 
 
-def export_again(folder: Path, *, out: Path, data_root: str | Path = "data", force: bool = False) -> Outcome:
+def export_again(
+    folder: Path, *, out: Path, data: str | None = None, data_root: str | Path = "data", force: bool = False
+) -> RunResult:
     """Make a result folder anew from the genotype, the weights and the settings of an earlier one.
+
+    Nothing that the folder names is imported: a user's own space, or data set, has to be allowed by the command line.
+
+    Parameters
+    ----------
+    folder
+        The earlier result.
+    out
+        Folder of the new one.
+    data
+        Data set to test on, as :func:`nni_plugins.data.load_data` takes it; by default the one that the report names.
+    data_root
+        Where torchvision's sets lie.
+    force
+        Replace ``out`` if it exists.
 
     Raises
     ------
@@ -152,19 +170,22 @@ def export_again(folder: Path, *, out: Path, data_root: str | Path = "data", for
         If ``folder`` lacks one of the files.
     FileExistsError
         If ``out`` exists and ``force`` is not set.
+    ValueError
+        If a file of the folder is damaged, or does not fit the others.
     """
     refuse_existing(out, force=force)
     for name in ("genotype.json", "weights.safetensors", "report.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; give a folder that search or retrain has made.")
     genotype = Genotype.load(folder / "genotype.json")
-    report: Mapping[str, Any] = json.loads((folder / "report.json").read_text())
+    report = read_report(folder)
     settings = Settings.from_dict(report["settings"])
-    data = load_data(settings.data, root=data_root)
-    net = build_net(genotype, settings, data)
+    image_set = load_data(data or settings.data, root=data_root)
+    net = build_net(genotype, settings, image_set)
     net.load_state_dict(load_file(folder / "weights.safetensors"))
     kept = {name: value for name, value in report.items() if name not in ("deployment", "versions")}
-    return Outcome(out, genotype, export_result(out, genotype=genotype, net=net, data=data, report=kept, force=force))
+    exported = export_result(out, genotype=genotype, net=net, data=image_set, report=kept, force=force)
+    return RunResult(out, genotype, exported)
 
 
 def claim(work: Path, settings: Settings, genotype: Genotype | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nni_plugins.cli import build_parser, main
-from nni_plugins.report.complexity import load_genotype
+from nni_plugins.run.genotypes import load_genotype
 from search_spaces import published
 
 
@@ -89,7 +89,7 @@ def bad_arrays(tmp_path: Path) -> Path:
     [
         (["--strategy", "dart"], "Unknown strategy 'dart'; expected one of bnas_d"),
         (["--space", "bcn"], "Unknown search space 'bcn'; expected one of bcnn"),
-        (["--space", "no.such:thing"], "cannot be imported"),
+        (["--space", "no.such:thing"], "there is no module 'no.such'"),
         (["--data", "digit"], "digits"),
         (["--data", "cifar10"], "--download"),
         (["--data", "npz:{arrays}/missing.npz"], "y_test"),
@@ -148,7 +148,7 @@ def test_the_cell_of_an_earlier_epoch_is_taken_from_a_result_folder(tmp_path: Pa
     first, last = published("darts_v2"), published("pc_darts_cifar")
     last.save(tmp_path / "genotype.json")
     history = [{"epoch": n, "genotype": genotype.to_json()} for n, genotype in enumerate((first, last))]
-    (tmp_path / "report.json").write_text(json.dumps({"search_history": history}))
+    (tmp_path / "report.json").write_text(json.dumps({"search_history": history, "settings": {}}))
     assert load_genotype(str(tmp_path)) == load_genotype(str(tmp_path), 2) == last
     assert load_genotype(str(tmp_path), 1) == first
     with pytest.raises(ValueError, match="has the epochs 1 to 2, not 0"):

@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nni_plugins.methods.bilevel.step import BilevelModule, without_gradients
+from nni_plugins.methods.bilevel.gradients import without_gradients
+from nni_plugins.methods.bilevel.step import BilevelModule
 
 
 def dominant_eigenvalue(
     loss: torch.Tensor, parameters: Sequence[torch.Tensor], *, steps: int = 20, seed: int = 0
 ) -> float:
-    """The eigenvalue of largest absolute value of the Hessian of ``loss`` with respect to ``parameters``.
+    """Return the eigenvalue of largest absolute value of the Hessian of ``loss`` with respect to ``parameters``.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def dominant_eigenvalue(
 
 
 def _lanczos(product: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int) -> torch.Tensor:
-    """The tridiagonal matrix of a symmetric operator; its basis is kept orthogonal explicitly."""
+    """Return the tridiagonal matrix of a symmetric operator; its basis is kept orthogonal explicitly."""
     basis = [start / start.norm()]
     diagonal: list[torch.Tensor] = []
     beside: list[torch.Tensor] = []
@@ -79,9 +80,9 @@ def _flat(gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]
 def architecture_eigenvalue(
     module: BilevelModule, images: torch.Tensor, labels: torch.Tensor, *, steps: int = 20
 ) -> float:
-    """Dominant eigenvalue of the cross-entropy's Hessian with respect to the architecture parameters of a search.
+    """Return the dominant eigenvalue of the cross-entropy's Hessian with respect to the architecture parameters of a search.
 
-    The search goes on as if this had not happened: running statistics and the random state are put back, gradients are
+    The search continues as if this had not happened: running statistics and the random state are put back, gradients are
     not touched. The second derivative takes several times the memory of an architecture step; a smaller batch helps.
 
     Parameters

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from torch import nn
 
+from nni_plugins.methods.bilevel.choices import Choices
+from nni_plugins.methods.bilevel.gradients import first_order, second_order, without_gradients
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 
-if TYPE_CHECKING:
-    from nni_plugins.methods.bilevel.strategy import Choices
-
-FINITE_DIFFERENCE = 0.01
 STEPS_BETWEEN_CHECKS = 16
 
 
@@ -73,25 +70,23 @@ class BilevelModule(DartsLightningModule):
         return loss
 
     def _architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        parameters = self.arch_parameters()
-        gradients: Sequence[torch.Tensor | None]
+        alpha, w = self.arch_parameters(), self.weight_parameters()
+
+        def validation() -> torch.Tensor:
+            return self._loss(batch["val"], 2 * batch_idx)
+
+        def training() -> torch.Tensor:
+            return self._loss(batch["train"], 2 * batch_idx + 1)
+
         if self.choices.unrolled:
-            loss, gradients = self._second_order_gradients(batch, batch_idx)
+            loss, gradients = second_order(training, validation, alpha, w, self._weight_optimizer())
         else:
-            with without_gradients(self.weight_parameters()):
-                loss = self._loss(batch["val"], 2 * batch_idx)
-                if not loss.requires_grad:
-                    raise ValueError(
-                        "The validation loss does not depend on the architecture parameters, so that there is nothing "
-                        "to search by; check that the evaluator's training_step runs the model with gradients and that "
-                        "every choice of the space is used."
-                    )
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            loss, gradients = first_order(validation, alpha, w)
         self._watch("architecture", batch_idx, loss)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(alpha, gradients, strict=True):
             parameter.grad = gradient
         if self.choices.arch_gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(parameters, self.choices.arch_gradient_clip_val)
+            nn.utils.clip_grad_norm_(alpha, self.choices.arch_gradient_clip_val)
         self.architecture_optimizers().step()  # type: ignore[union-attr]
 
     def _weight_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -104,37 +99,6 @@ class BilevelModule(DartsLightningModule):
     def _loss(self, batch: Any, index: int) -> torch.Tensor:
         result = self.training_module.training_step(batch, index)
         return result["loss"] if isinstance(result, dict) else result
-
-    def _second_order_gradients(
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        alpha, w = self.arch_parameters(), self.weight_parameters()
-        optimizer = self._weight_optimizer()
-        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        lr = [rates[id(p)] for p in w]
-        start = [p.detach().clone() for p in w]
-
-        training_loss = self._loss(batch["train"], 2 * batch_idx + 1)
-        descent = _descent(optimizer, w, torch.autograd.grad(training_loss, w, allow_unused=True))
-        _assign(w, [p - rate * d for p, rate, d in zip(start, lr, descent, strict=True)])
-        loss = self._loss(batch["val"], 2 * batch_idx)
-        gradients = torch.autograd.grad(loss, [*alpha, *w], allow_unused=True)
-        on_alpha = gradients[: len(alpha)]
-        direction = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, gradients[len(alpha) :], w, strict=True)]
-
-        r = FINITE_DIFFERENCE / torch.cat([d.flatten() for d in direction]).norm().clamp_min(1e-12)
-        sides = []
-        for sign in (1, -1):
-            _assign(w, [p + sign * r * d for p, d in zip(start, direction, strict=True)])
-            with without_gradients(w):
-                side_loss = self._loss(batch["train"], 2 * batch_idx + 1)
-                sides.append(torch.autograd.grad(side_loss, alpha, allow_unused=True))
-        _assign(w, start)
-        implicit = [
-            (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
-            for plus, minus, a in zip(*sides, alpha, strict=True)
-        ]
-        return loss, [_zero_if_none(g, a) - i for g, i, a in zip(on_alpha, implicit, alpha, strict=True)]
 
     # Around the steps
 
@@ -180,10 +144,8 @@ class BilevelModule(DartsLightningModule):
         self.training_module.on_validation_epoch_end()
 
     def epoch_losses(self) -> dict[str, float]:
-        """Mean losses of the architecture steps and of the weight steps since the last call."""
-        means = {
-            f"{kind}_loss": float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses
-        }
+        """Return the mean losses since the last call, of ``architecture`` steps (if there were any) and ``weights`` steps."""
+        means = {kind: float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses}
         self._epoch_losses = {kind: [] for kind in self._epoch_losses}
         return means
 
@@ -204,44 +166,6 @@ class BilevelModule(DartsLightningModule):
                     f"The loss became {loss.item()} in epoch {self.current_epoch}, step {step}; lower the learning "
                     "rate, set gradient_clip_val, or check the data for values that are not finite."
                 )
-
-
-@contextmanager
-def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Compute no gradient for ``parameters`` inside the block: what is not needed is neither stored nor computed."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def _descent(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor | None]
-) -> list[torch.Tensor]:
-    """The direction of SGD's next step, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    directions = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        group = group_of[id(parameter)]
-        direction = _zero_if_none(gradient, parameter) + group.get("weight_decay", 0.0) * parameter.detach()
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            direction = direction + group.get("momentum", 0.0) * buffer
-        directions.append(direction)
-    return directions
-
-
-@torch.no_grad()
-def _assign(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
-
-
-def _zero_if_none(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(like) if gradient is None else gradient
 
 
 def _param_groups(optimizers: Any) -> Iterator[dict[str, Any]]:

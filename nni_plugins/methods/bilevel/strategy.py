@@ -3,152 +3,33 @@
     min over alpha of  L_val(w*(alpha), alpha)    with    w*(alpha) = argmin over w of  L_train(w, alpha)
 
 One step descends alpha on a batch of the architecture half, then w on a batch of the weights half [DARTS eq. 3-4,
-algorithm 1]. First order takes ``w* = w``; second order (``unrolled``) takes ``w' = w - lr * grad_w L_train(w, alpha)``
-and the finite difference [DARTS eq. 7-8]
-
-    grad_alpha L_val(w', alpha)  -  (grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)) / (2 r)
-
-with ``w+- = w +- r * d``, ``d = lr * grad_w' L_val(w', alpha)``, ``r = 0.01 / ||d||``; every weight has the learning
-rate of its parameter group.
-
-A method is a choice of independent parts (:class:`Choices`); the named methods in this folder are presets.
+algorithm 1]. How alpha's gradient stands for ``w*`` is :mod:`nni_plugins.methods.bilevel.gradients`; the step itself is
+:mod:`nni_plugins.methods.bilevel.step`; a method is a preset over :mod:`nni_plugins.methods.bilevel.choices`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
+import pytorch_lightning as pl
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import DARTS, OneShotStrategy, no_default_hook
 
-from nni_plugins.methods.bilevel.schedules import Constant, Schedule
+from nni_plugins.data import SearchLoaders
+from nni_plugins.methods.bilevel.choices import Choices
+from nni_plugins.methods.bilevel.metrics import measure
 from nni_plugins.methods.bilevel.step import BilevelModule
-from nni_plugins.methods.bilevel.trainable import Everything, Trainable
-from nni_plugins.supernet.build import Builder, EngineCells
-from nni_plugins.supernet.channels import AllChannels, Channels
-from nni_plugins.supernet.features import Features, PerEdge
-from nni_plugins.supernet.relaxation import Relaxation, Softmax
+from nni_plugins.methods.metric import Metrics
+from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
+from nni_plugins.supernet.build import Builder
+from nni_plugins.tools.checked import refuse_unknown
 
 ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
 
 
-@dataclass(frozen=True)
-class Choices:
-    """The independent choices of a bilevel search.
-
-    Parameters
-    ----------
-    relaxation
-        From architecture parameters to mixture weights and to the derived cell.
-    channels
-        Which channels are mixed.
-    features
-        What the edges that leave a node share.
-    engine_cells
-        Which cells mix: their numbers in the order of the network, ``"first"`` for the first of every kind, or None for
-        all. The others are Transit-cells: they run their derived connections alone.
-    trains
-        Which weights train.
-    arch_lr
-        Schedule of the architecture learning rate: a factor on ``arch_learning_rate``.
-    arch_learning_rate, arch_betas, arch_weight_decay
-        Adam on the architecture parameters.
-    arch_gradient_clip_val, gradient_clip_val
-        Largest gradient norm of architecture parameters and of weights; None for no clipping.
-    warmup_epochs
-        Epochs at the start in which only the weights train.
-    unrolled
-        Second order.
-    """
-
-    relaxation: Relaxation = field(default_factory=Softmax)
-    channels: Channels = field(default_factory=AllChannels)
-    features: Features = field(default_factory=PerEdge)
-    engine_cells: EngineCells = None
-    trains: Trainable = field(default_factory=Everything)
-    arch_lr: Schedule = field(default_factory=Constant)
-    arch_learning_rate: float = 3e-4
-    arch_betas: tuple[float, float] = (0.5, 0.999)
-    arch_weight_decay: float = 1e-3
-    arch_gradient_clip_val: float | None = None
-    gradient_clip_val: float | None = 5.0
-    warmup_epochs: int = 0
-    unrolled: bool = False
-
-    def __post_init__(self) -> None:
-        for name, (method, example) in _PARTS.items():
-            if not hasattr(getattr(self, name), method):
-                raise ValueError(f"{name} must be a part such as {example}, got {getattr(self, name)!r}.")
-        if not _is_number(self.arch_learning_rate) or not self.arch_learning_rate > 0:
-            raise ValueError(f"arch_learning_rate must be positive, got {self.arch_learning_rate!r}.")
-        if not _is_number(self.arch_weight_decay) or self.arch_weight_decay < 0:
-            raise ValueError(f"arch_weight_decay must be at least 0, got {self.arch_weight_decay!r}.")
-        if len(self.arch_betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.arch_betas):
-            raise ValueError(f"arch_betas must be two numbers from 0 to below 1, got {self.arch_betas!r}.")
-        object.__setattr__(self, "arch_betas", tuple(self.arch_betas))
-        if type(self.warmup_epochs) is not int or self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must be a whole number of at least 0, got {self.warmup_epochs!r}.")
-        if not isinstance(self.unrolled, bool):
-            raise ValueError(f"unrolled must be true or false, got {self.unrolled!r}.")
-        for name in ("gradient_clip_val", "arch_gradient_clip_val"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value > 0):
-                raise ValueError(f"{name} must be positive, or None for no clipping, got {value!r}.")
-        if self.engine_cells is not None and self.engine_cells != "first":
-            object.__setattr__(self, "engine_cells", _cell_numbers(self.engine_cells))
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Every setting, in the order of the docstring."""
-        return [each.name for each in dataclasses.fields(cls)]
-
-
-def refuse_many_devices(evaluator: Lightning) -> None:
-    """Refuse a Trainer on more than one device; data-parallel searches are not what the papers do.
-
-    Raises
-    ------
-    ValueError
-        If there is more than one.
-    """
-    devices = evaluator.trainer.num_devices * evaluator.trainer.num_nodes
-    if devices > 1:
-        raise ValueError(
-            f"A search runs on one device, but the Trainer was given {devices}; pass devices=1 and run one trial per "
-            "GPU instead."
-        )
-
-
-_PARTS = MappingProxyType(
-    {
-        "relaxation": ("derive", "EdgeNormalisation()"),
-        "channels": ("split", "PartialChannels(fraction=4)"),
-        "features": ("shares", "PerSource()"),
-        "trains": ("freeze", "BatchNormOnly()"),
-        "arch_lr": ("factor", "Confident(power=2)"),
-    }
-)
-"""Fields that hold a part: a method that every such part has, and an example."""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _cell_numbers(numbers: Any) -> tuple[int, ...]:
-    if not isinstance(numbers, (list, tuple)) or not all(type(number) is int for number in numbers):
-        raise ValueError(
-            f"engine_cells must be numbers of cells such as (0, 2), first or None for all cells, got {numbers!r}."
-        )
-    return tuple(numbers)
-
-
-class BilevelSearch(DARTS):
+class BilevelSearch(SearchMethod, DARTS):
     """Differentiable architecture search as an NNI one-shot strategy.
 
     Parameters
@@ -156,26 +37,19 @@ class BilevelSearch(DARTS):
     mutation_hooks
         As in NNI: hooks for mutables of your own, asked first.
     **choices
-        Fields of :class:`Choices` that differ from the preset.
+        Fields of :class:`~nni_plugins.methods.bilevel.choices.Choices` that differ from the preset.
 
     Raises
     ------
     ValueError
-        If a setting does not exist or is out of range; the sentence lists the valid ones.
+        If a setting does not exist or is out of range; the message lists the valid ones.
     """
 
-    preset: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    extra_epochs: ClassVar[int] = 0
-    """Epochs of the Trainer beyond those of the search."""
     unused_settings: ClassVar[tuple[str, ...]] = ()
-    """Settings of a run that mean nothing to the strategy."""
+    choices: Choices
 
     def __init__(self, *, mutation_hooks: Sequence[Any] | None = None, **choices: Any) -> None:
-        unknown = [name for name in choices if name not in Choices.names()]
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} has no setting {unknown[0]!r}; expected one of {', '.join(Choices.names())}."
-            )
+        refuse_unknown(choices, Choices.names(), owner=f"{type(self).__name__} has")
         self.choices = Choices(**{**self.preset, **choices})
         super().__init__(
             arc_learning_rate=self.choices.arch_learning_rate,
@@ -186,8 +60,24 @@ class BilevelSearch(DARTS):
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """Settings that the strategy has."""
+        """Return the names of the settings that ``__init__`` takes."""
         return Choices.names()
+
+    @classmethod
+    def fitted(cls, choices: Values, epochs: int) -> dict[str, Any]:
+        """Return ``choices`` with a warm-up that keeps the paper's share of a search of another length.
+
+        Raises
+        ------
+        ValueError
+            If the warm-up leaves no epoch to the architecture.
+        """
+        published = cls.preset.get("warmup_epochs", 0)
+        fitted = dict(choices)
+        if published and "warmup_epochs" not in choices and epochs != PUBLISHED_EPOCHS:
+            fitted["warmup_epochs"] = round(published * epochs / PUBLISHED_EPOCHS)
+        refuse_endless_warmup(cls(**fitted).choices.warmup_epochs, epochs)
+        return fitted
 
     def mutate_model(self, model: ModelSpaceType) -> ModelSpaceType:
         """Turn ``model`` into a supernet, in place.
@@ -222,8 +112,51 @@ class BilevelSearch(DARTS):
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         refuse_many_devices(evaluator)
+        refuse_endless_warmup(self.choices.warmup_epochs, evaluator.trainer.max_epochs)
         return super().mutate_evaluator(evaluator)
 
+    def make_evaluator(self, module: LightningModule, trainer: pl.Trainer, loaders: SearchLoaders) -> Lightning:
+        """Return NNI's evaluator: a half for each of the two steps, and validation without augmentation."""
+        evaluator = self.mutate_evaluator(Lightning(module, trainer, loaders.weights, loaders.architecture))
+        evaluator.val_dataloaders = loaders.validation
+        return evaluator
+
+    def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
+        """Return losses of both steps, signs of collapse, consistency, and the Hessian's eigenvalue if asked for."""
+        assert isinstance(module, BilevelModule)
+        return measure(module, epoch)
+
     def val_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:
-        """The validation data, so that every epoch reports an accuracy (NNI's DARTS validates nothing)."""
+        """Return the validation data, so that every epoch reports an accuracy (NNI's DARTS validates nothing)."""
         return val_dataloader_fn()
+
+
+def refuse_many_devices(evaluator: Lightning) -> None:
+    """Refuse a Trainer on more than one device; data-parallel searches are not what the papers do.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one.
+    """
+    devices = evaluator.trainer.num_devices * evaluator.trainer.num_nodes
+    if devices > 1:
+        raise ValueError(
+            f"A search runs on one device, but the Trainer was given {devices}; pass devices=1 and run one trial per "
+            "GPU instead."
+        )
+
+
+def refuse_endless_warmup(warmup_epochs: int, epochs: int | None) -> None:
+    """Refuse a warm-up after which there is no epoch left, so that alpha would never train.
+
+    Raises
+    ------
+    ValueError
+        If the search, of ``epochs`` epochs, is not longer than its warm-up.
+    """
+    if epochs is not None and 0 <= epochs <= warmup_epochs:
+        raise ValueError(
+            f"warmup_epochs={warmup_epochs} leaves none of the {epochs} epochs to the architecture; lower it or raise "
+            "epochs (the Trainer's max_epochs)."
+        )

@@ -39,6 +39,11 @@ from torchvision.ops import StochasticDepth
 
 from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
+from nni_plugins.methods.metric import Metric, Metrics
+from nni_plugins.methods.spec import EpochEnd, MethodSpec, OnSpace, SearchMethod
+from nni_plugins.tools.checked import Checked, refuse_unknown, setting
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
+import pytorch_lightning as pl
 from nni_plugins.methods.bilevel.trainable import make_affine
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
@@ -55,11 +60,17 @@ from search_spaces.free_cell import FreeCell
 
 _logger = logging.getLogger(__name__)
 
+BEST_LOSS = Metric("best_loss", "lowest validation loss of a candidate of the generation, nats")
+MEAN_LOSS = Metric("mean_loss", "mean of the generation's finite validation losses, nats", on_line=False)
+LOSS_SPREAD = Metric("loss_spread", "standard deviation of the generation's finite validation losses, nats")
+DIVERSITY = Metric("diversity", "mean distance of the learners to their mean, in genes")
+FAILED_CANDIDATES = Metric("failed_candidates", "candidates without a finite loss", on_line=False, on_page=False)
+
 ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
 
 
 @dataclass(frozen=True)
-class WeightSetChoices:
+class WeightSetChoices(Checked):
     """Settings of the weight-set search.
 
     Parameters
@@ -79,22 +90,18 @@ class WeightSetChoices:
     """
 
     population_size: int = 20
-    phi: float = 0.0
+    phi: float = setting(0.0, at_least=0)
     restart_on_collapse: bool = False
-    drop_path: float = 0.3
-    gradient_clip_val: float | None = 5.0
-    population_seed: int | None = None
+    drop_path: float = setting(0.3, at_least=0, below=1)
+    gradient_clip_val: float | None = setting(5.0, above=0, none="no clipping")
+    population_seed: int | None = setting(None, at_least=0, none="a seed drawn from torch's generator")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse a population that slow-fast learning cannot pair."""
         self.start([1.0])
-        if not isinstance(self.drop_path, (int, float)) or not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must be a probability from 0 to below 1, got {self.drop_path!r}.")
-        clip = self.gradient_clip_val
-        if clip is not None and (not isinstance(clip, (int, float)) or not clip > 0):
-            raise ValueError(f"gradient_clip_val must be positive, or None for no clipping, got {clip!r}.")
 
     def start(self, upper: ArrayLike, seed: int = 0) -> slow_fast.SlowFastState:
-        """A first population in the box from 0 to ``upper``; ``seed`` counts where there is no ``population_seed``."""
+        """Return a first population in the box from 0 to ``upper``; ``seed`` counts without a ``population_seed``."""
         return slow_fast.start(
             upper,
             population_size=self.population_size,
@@ -104,13 +111,8 @@ class WeightSetChoices:
             restart_on_collapse=self.restart_on_collapse,
         )
 
-    @classmethod
-    def names(cls) -> list[str]:
-        """Every setting, in the order of the docstring."""
-        return list(cls.__dataclass_fields__)
 
-
-class RelativeNAS(RandomOneShot):
+class RelativeNAS(SearchMethod, RandomOneShot):
     """RelativeNAS as an NNI one-shot strategy, on any space of cells or ``LayerChoice`` and ``InputChoice``.
 
     An epoch of the Trainer is a generation; its last one is the final pick, so that ``max_epochs`` is the number of
@@ -130,24 +132,17 @@ class RelativeNAS(RandomOneShot):
         If a setting does not exist or is out of range; the sentence lists the valid ones.
     """
 
-    preset: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     extra_epochs: ClassVar[int] = 1
-    """Epochs of the Trainer beyond the generations."""
-    unused_settings: ClassVar[tuple[str, ...]] = ("consistency_batches", "hessian", "hessian_stop")
-    """Settings of a run that ask for architecture parameters, which there are none of."""
+    choices: WeightSetChoices
 
     def __init__(self, *, mutation_hooks: list[Any] | None = None, **choices: Any) -> None:
-        unknown = [name for name in choices if name not in WeightSetChoices.names()]
-        if unknown:
-            raise ValueError(
-                f"RelativeNAS has no setting {unknown[0]!r}; expected one of {', '.join(WeightSetChoices.names())}."
-            )
-        self.choices = WeightSetChoices(**choices)
+        refuse_unknown(choices, WeightSetChoices.names(), owner=f"{type(self).__name__} has")
+        self.choices = WeightSetChoices(**{**self.preset, **choices})
         super().__init__(mutation_hooks=list(mutation_hooks or []))
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """Settings that the strategy has."""
+        """Return the names of the settings that ``__init__`` takes."""
         return WeightSetChoices.names()
 
     def mutate_model(self, model: ModelSpaceType) -> ModelSpaceType:
@@ -191,6 +186,11 @@ class RelativeNAS(RandomOneShot):
     def configure_oneshot_module(self, training_module: LightningModule) -> WeightSetModule:
         """Wrap the evaluator's module."""
         return WeightSetModule(training_module, self.choices, self._encoding)
+
+    def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
+        """Return loss and accuracy of the training steps, and what the generation has come to."""
+        assert isinstance(module, WeightSetModule)
+        return {**epoch.training, **module.generation_metrics()}
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         """All passes of a generation through both halves, one after the other."""
@@ -391,20 +391,20 @@ class WeightSetModule(BaseOneShotLightningModule):
         self.best = self._samples[int(by_row.argmin())]
         if self.current_epoch < self.generations:
             self.state = slow_fast.tell(self.state, by_row.tolist())
-        described = ", ".join(f"{name} {value:.4g}" for name, value in self.generation_metrics().items())
+        described = ", ".join(f"{metric.name} {value:.4g}" for metric, value in self.generation_metrics().items())
         _logger.info("Generation %d: %s; best %s.", self.current_epoch + 1, described, self.best)
 
     # Around the generations
 
-    def generation_metrics(self) -> dict[str, float]:
-        """Lowest, mean and standard deviation of the finite validation losses, and the population's diversity."""
+    def generation_metrics(self) -> Metrics:
+        """Return what the validation losses of the generation and the population have come to."""
         finite = np.array([loss for loss in self.losses if math.isfinite(loss)])
         return {
-            "best_loss": float(finite.min()),
-            "mean_loss": float(finite.mean()),
-            "loss_spread": float(finite.std()),
-            "diversity": slow_fast.diversity(self.state),
-            "failed_candidates": len(self.losses) - len(finite),
+            BEST_LOSS: float(finite.min()),
+            MEAN_LOSS: float(finite.mean()),
+            LOSS_SPREAD: float(finite.std()),
+            DIVERSITY: slow_fast.diversity(self.state),
+            FAILED_CANDIDATES: len(self.losses) - len(finite),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -416,3 +416,31 @@ class WeightSetModule(BaseOneShotLightningModule):
         kept = json.loads(checkpoint["relative_nas"])
         self.state = slow_fast.from_plain(kept["state"])
         self.best, self.losses = kept["best"], kept["losses"]
+
+
+SPECS = (
+    MethodSpec(
+        name="relative_nas",
+        strategy=RelativeNAS,
+        summary="slow-fast evolution of candidates that share a weight set",
+        papers=("2009.06193",),
+        search=MappingProxyType(
+            {
+                "epochs": 50,
+                "batch_size": 256,
+                "lr": 0.1,
+                "lr_min": 0.001,
+                "weight_decay": 3e-4,
+                "cutout": 16,
+                "augment_validation": True,
+            }
+        ),
+        spaces={
+            "darts": OnSpace(
+                arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE}),
+                evaluation=MappingProxyType({"batch_size": 128, "drop_path": 0.3}),
+            )
+        },
+        quick=MappingProxyType({"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}),
+    ),
+)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nni_plugins.data import Augmentation, ImageData, load_data
+from nni_plugins.data import Augmentation, ImageData, ImageSet, load_data
 from nni_plugins.data.augmentation import crop_and_flip, cut_out_
+from nni_plugins.tools.own_code import allow
 
 
 def arrays(n_train: int = 12, n_test: int = 6, size: int = 8, channels: int | None = 3, classes: int = 3) -> dict:
@@ -87,10 +88,10 @@ def test_augmentation_switched_off_changes_nothing() -> None:
 
 
 def test_usual_augmentation_of_a_set() -> None:
-    assert Augmentation.for_data(load_data("digits")) == Augmentation(crop_padding=2, flip=False, cutout=0)
-    assert Augmentation.for_data(small_set(size=32), cutout=16) == Augmentation(crop_padding=4, flip=True, cutout=16)
+    assert load_data("digits").augmentation() == Augmentation(crop_padding=2, flip=False, cutout=0)
+    assert small_set(size=32).augmentation(cutout=16) == Augmentation(crop_padding=4, flip=True, cutout=16)
     with pytest.raises(ValueError, match="cutout 8 covers whole 8x8 images of small; choose a side below 8"):
-        Augmentation.for_data(small_set(size=8), cutout=8)
+        small_set(size=8).augmentation(cutout=8)
 
 
 @pytest.mark.parametrize("name", ["crop_padding", "cutout"])
@@ -275,6 +276,8 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def as_data(): return ImageData.from_arrays('mine', ARRAYS, flip=False)\n"
         "def wrong_labels(): return {**ARRAYS, 'y_test': np.array([0, 7])}\n"
         "def nothing(): pass\n"
+        "def needs(size): return ARRAYS\n"
+        "def fails(): return 1 / 0\n"
     )
     (tmp_path / "broken_images.py").write_text("import a_package_that_is_missing\n")
     monkeypatch.chdir(tmp_path)
@@ -284,8 +287,13 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_images"
 
 
+def from_the_command_line(spec: str) -> ImageSet:
+    allow(spec, "data set")
+    return load_data(spec)
+
+
 def test_a_function_of_ones_own(user_module: str) -> None:
-    from_dict, from_data = load_data("my_images:as_dict"), load_data("my_images:as_data")
+    from_dict, from_data = from_the_command_line("my_images:as_dict"), from_the_command_line("my_images:as_data")
     assert isinstance(from_dict, ImageData)
     assert isinstance(from_data, ImageData)
     assert (from_dict.name, from_dict.num_classes, from_dict.flip) == ("my_images:as_dict", 2, True)
@@ -295,18 +303,25 @@ def test_a_function_of_ones_own(user_module: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("my_images:nothing", "must return an ImageData or a dict .* but returned NoneType"),
-        ("my_images:missing", "my_images has no function 'missing'; define it"),
-        ("my_images:ARRAYS", "my_images has no function 'ARRAYS'"),
+        ("my_images:nothing", "returned NoneType; expected a function without arguments that returns an ImageData or"),
+        ("my_images:missing", "my_images has no 'missing'; define it"),
+        ("my_images:ARRAYS", "is a dict; expected a function without arguments"),
+        ("my_images:needs", r"fails: TypeError: needs\(\) missing 1 required positional argument"),
+        ("my_images:fails", r"fails: ZeroDivisionError: division by zero \(my_images.py, line \d+\); expected"),
         ("my_images:wrong_labels", r"my_images:wrong_labels: y_test has labels outside the classes .*such as 7"),
-        ("no_images:load", "there is no module 'no_images'; start from the folder that has it, .*choose one of digits"),
+        ("no_images:load", "there is no module 'no_images'; start from the folder that has it"),
     ],
 )
 def test_a_function_that_does_not_fit(user_module: str, spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_data(spec)
+        from_the_command_line(spec)
 
 
 def test_an_import_that_fails_inside_the_module_is_not_hidden(user_module: str) -> None:
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_missing"):
-        load_data("broken_images:load")
+    with pytest.raises(ValueError, match="broken_images needs 'a_package_that_is_missing', which is not installed"):
+        from_the_command_line("broken_images:load")
+
+
+def test_a_name_that_the_command_line_has_not_given_is_not_imported(user_module: str) -> None:
+    with pytest.raises(ValueError, match="only the command line may name; pass --data my_images:needs"):
+        load_data("my_images:needs")

@@ -13,7 +13,7 @@ from nni_plugins.cli import main
 from nni_plugins.data import ImageData, load_data
 from nni_plugins.methods.relative_nas.encoding import DARTS_OPERATIONS, search_space_encoding
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
-from nni_plugins.run.epoch_report import EpochMetrics
+from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.settings import Settings
 from search_spaces import Genotype
 
@@ -77,7 +77,7 @@ def test_a_space_that_the_file_cannot_say_is_refused(capsys: pytest.CaptureFixtu
 
 
 def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: str, tmp_path: Path) -> None:
-    epochs: list[EpochMetrics] = []
+    epochs: list[EpochRecord] = []
     data = load_data(tiny_data)
     # a test set in which nothing can be right: whoever looks at it would notice
     blind = ImageData(
@@ -88,8 +88,8 @@ def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: s
     first = evaluate_candidate(CELL, settings(tiny_data), data, work=tmp_path / "a", **arguments)
     second = evaluate_candidate(CELL, settings(tiny_data), blind, work=tmp_path / "b", **arguments)
     assert first == second
-    assert [metrics["epoch"] for metrics in epochs] == [0, 1] * 2
-    assert first["default"] == epochs[1]["default"] == epochs[1]["validation_accuracy"]
+    assert [record.epoch for record in epochs] == [0, 1] * 2
+    assert first["default"] == epochs[1].to_dict()["default"] == epochs[1].to_dict()["validation_accuracy"]
     assert (first["default"] / 100 * 64) == pytest.approx(round(first["default"] / 100 * 64)), "64 validation images"
     assert first["parameters"] > 0 and first["multiply_adds"] > 0
     genotype = Genotype.load(tmp_path / "out" / "genotype.json")

@@ -1,4 +1,4 @@
-"""What is measured of a search is for people: it changes nothing, and it is all in the history."""
+"""What is measured of a search changes nothing in it, and it is all in the history."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import torch
 
 from nni_plugins.data import load_data, search_loaders
 from nni_plugins.run.classifier import ImageClassifier
-from nni_plugins.run.epoch_metrics import genotype_of_epoch, hessian_stop_epoch
-from nni_plugins.run.epoch_report import EpochMetrics, EpochReport
-from nni_plugins.run.search import SearchResult, make_trainer, resume_arguments, search
-from nni_plugins.run.settings import SearchRecipe, Settings
+from nni_plugins.methods.bilevel.metrics import HESSIAN
+from nni_plugins.run.epoch_metrics import hessian_stop_epoch
+from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
+from nni_plugins.run.genotypes import genotype_of_epoch
+from nni_plugins.run.recipes import SearchRecipe
+from nni_plugins.run.search import SearchResult, search
+from nni_plugins.run.settings import Settings
+from nni_plugins.run.training import make_trainer, resume_arguments
 from search_spaces import Genotype
 
 OVERRIDES = {"epochs": 2, "batch_size": 16, "space.channels": 4, "space.cells": 1}
@@ -105,11 +109,13 @@ def test_a_search_that_the_eigenvalue_has_stopped_does_not_go_on_when_rerun(tiny
     recipe = SearchRecipe(epochs=20, batch_size=32, hessian_stop=True)
     data = load_data(tiny_data)
 
-    def train() -> list[EpochMetrics]:
-        report = EpochReport(stage="search")
-        report.measure = lambda trainer, module: {"hessian": eigenvalues[trainer.current_epoch]}
-        report.stops = lambda history: hessian_stop_epoch(recipe, history) is not None
-        trainer = make_trainer(recipe, tmp_path, report, "search")
+    def train() -> History:
+        report = EpochReport(
+            "search",
+            lambda trainer, module: EpochRecord(trainer.current_epoch, {HESSIAN: eigenvalues[trainer.current_epoch]}),
+            stops=lambda history: hessian_stop_epoch(recipe, history) is not None,
+        )
+        trainer = make_trainer(recipe, tmp_path, report)
         module = ImageClassifier(recipe, 2)
         module.set_model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
         batches, *_ = search_loaders(data, batch_size=32, seed=0, device="cpu")

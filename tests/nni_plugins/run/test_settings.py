@@ -7,7 +7,9 @@ import json
 import pytest
 
 from nni_plugins import Confident, PartialChannels
-from nni_plugins.run.settings import RetrainRecipe, Settings, parse_assignments, parse_value
+from nni_plugins.run.recipes import RetrainRecipe
+from nni_plugins.run.settings import Settings
+from nni_plugins.run.values import parse_assignments, parse_value
 
 
 def test_defaults_on_cifar10_are_the_papers() -> None:
@@ -65,12 +67,15 @@ def test_values(text: object, value: object) -> None:
     [
         ({"strategy": "bnas"}, "Unknown strategy 'bnas'; expected one of bnas_d, bnas_v2_clr, bnas_v2_pc"),
         ({"overrides": {"momentun": 1}}, "The strategy bnas_v2_pc has no setting 'momentun'; expected one of relax"),
-        ({"overrides": {"epochs": "many"}}, "epochs='many' is not valid"),
-        ({"overrides": {"epochs": 0}}, "epochs=0 is not valid: input should be greater than or equal to 1"),
-        ({"overrides": {"retrain.epoch": 3}}, "There is no setting 'epoch'; expected one of epochs"),
+        ({"overrides": {"epochs": "many"}}, "epochs must be a whole number of at least 1, got 'many'."),
+        ({"overrides": {"epochs": 0}}, "epochs must be a whole number of at least 1, got 0."),
+        ({"overrides": {"retrain.epoch": 3}}, "There is no setting 'retrain.epoch'; expected one of retrain.epochs"),
         ({"overrides": {"warmup_epochs": 5}}, "leaves none of the 5 epochs to the architecture"),
         ({"overrides": {"warmup_epochs": "two"}}, "warmup_epochs"),
-        ({"overrides": {"unrolled": "perhaps"}}, "unrolled"),
+        ({"overrides": {"unrolled": "perhaps"}}, "unrolled must be true or false, got 'perhaps'."),
+        ({"overrides": {"retrain.lr": "-1"}}, "retrain.lr must be positive, got -1."),
+        ({"overrides": {"lr_min": 1}}, "lr_min must be at most lr, where the cosine starts, got lr_min=1.0 and lr=0.1."),
+        ({"overrides": {"epochs": "true"}}, "epochs must be a whole number of at least 1, got True."),
         ({"overrides": {"arch_lr": "0.1"}}, "arch_lr"),
         ({"overrides": {"arch_lr": "Confident(pow=2)"}}, "The part Confident does not take these arguments"),
         ({"overrides": {"arch_lr": "Confident(2)"}}, "with their names"),

@@ -339,8 +339,8 @@ def test_the_learning_rate_falls_by_generation_as_published(tiny_data: str, tmp_
     [
         ({"population_size": 5}, "population_size must be an even number of at least 2"),
         ({"population_size": 0}, "population_size must be an even number of at least 2"),
-        ({"drop_path": 1.0}, "drop_path must be a probability from 0 to below 1"),
-        ({"drop_path": "much"}, "drop_path must be a probability from 0 to below 1, got 'much'"),
+        ({"drop_path": 1.0}, "drop_path must be a number from 0 to below 1"),
+        ({"drop_path": "much"}, "drop_path must be a number from 0 to below 1, got 'much'"),
         ({"gradient_clip_val": "5 m"}, "gradient_clip_val must be positive, or None"),
         ({"gradient_clip_val": 0.0}, "gradient_clip_val must be positive, or None"),
         ({"phi": -1.0}, "phi must be a number of at least 0"),

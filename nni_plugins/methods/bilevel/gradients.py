@@ -1,0 +1,126 @@
+"""Gradients of the architecture parameters alpha: first order, and second order by finite differences [DARTS].
+
+    first order    grad_alpha L_val(w, alpha)
+    second order   grad_alpha L_val(w', alpha)  -  (grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)) / 2r
+
+with ``w' = w - lr * descent(grad_w L_train(w, alpha))``, the step that the weights' optimiser would take, and
+
+    d = lr * grad_w' L_val(w', alpha),    w+- = w +- r * d,    r = 0.01 / ||d||                          [eq. 7-8]
+
+Every weight has the learning rate of its parameter group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+FINITE_DIFFERENCE = 0.01
+
+Loss = Callable[[], torch.Tensor]
+Gradients = Sequence[torch.Tensor | None]
+
+
+def first_order(validation: Loss, alpha: Sequence[nn.Parameter], w: Sequence[nn.Parameter]) -> tuple[torch.Tensor, Gradients]:
+    """Return the validation loss and its gradient by alpha.
+
+    Parameters
+    ----------
+    validation
+        The loss on a batch of the architecture half, as a function of the parameters as they are.
+    alpha, w
+        Architecture parameters and weights.
+
+    Raises
+    ------
+    ValueError
+        If the loss does not depend on alpha.
+    """
+    with without_gradients(w):
+        loss = validation()
+        if not loss.requires_grad:
+            raise ValueError(
+                "The validation loss does not depend on the architecture parameters, so that there is nothing to search "
+                "by; check that the evaluator's training_step runs the model with gradients and that every choice of "
+                "the space is used."
+            )
+        return loss, torch.autograd.grad(loss, alpha, allow_unused=True)
+
+
+def second_order(
+    training: Loss, validation: Loss, alpha: Sequence[nn.Parameter], w: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[torch.Tensor, Gradients]:
+    """Return the validation loss at ``w'`` and the second-order gradient by alpha; ``w`` is as before afterwards.
+
+    Parameters
+    ----------
+    training, validation
+        Losses on a batch of either half, as functions of the parameters as they are.
+    alpha, w
+        Architecture parameters and weights.
+    optimizer
+        SGD on the weights: learning rates, weight decay and momentum of the step to ``w'``.
+    """
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    lr = [rates[id(p)] for p in w]
+    start = [p.detach().clone() for p in w]
+
+    descent = sgd_direction(optimizer, w, torch.autograd.grad(training(), w, allow_unused=True))
+    _assign(w, [p - rate * step for p, rate, step in zip(start, lr, descent, strict=True)])  # w'
+    loss = validation()
+    gradients = torch.autograd.grad(loss, [*alpha, *w], allow_unused=True)
+    by_alpha, by_w = gradients[: len(alpha)], gradients[len(alpha) :]
+
+    d = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, by_w, w, strict=True)]
+    r = FINITE_DIFFERENCE / torch.cat([part.flatten() for part in d]).norm().clamp_min(1e-12)
+    sides = []
+    for sign in (1, -1):
+        _assign(w, [p + sign * r * part for p, part in zip(start, d, strict=True)])  # w+, w-
+        with without_gradients(w):
+            sides.append(torch.autograd.grad(training(), alpha, allow_unused=True))
+    _assign(w, start)
+    implicit = [
+        (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r) for plus, minus, a in zip(*sides, alpha, strict=True)
+    ]
+    return loss, [_zero_if_none(g, a) - i for g, i, a in zip(by_alpha, implicit, alpha, strict=True)]
+
+
+def sgd_direction(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Gradients
+) -> list[torch.Tensor]:
+    """Return the direction of SGD's next step, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    directions = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        group = group_of[id(parameter)]
+        direction = _zero_if_none(gradient, parameter) + group.get("weight_decay", 0.0) * parameter.detach()
+        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if buffer is not None:
+            direction = direction + group.get("momentum", 0.0) * buffer
+        directions.append(direction)
+    return directions
+
+
+@contextmanager
+def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Compute no gradient for ``parameters`` inside the block: what is not needed is neither stored nor computed."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def _assign(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+def _zero_if_none(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient

@@ -1,0 +1,118 @@
+"""The search space and the evaluation network of a run, for its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
+
+from nni_plugins.data import ImageSet
+from nni_plugins.run.classifier import ImageClassifier
+from nni_plugins.run.settings import Settings
+from nni_plugins.supernet.depthwise import use_fast_depthwise
+from nni_plugins.tools.own_code import in_short, is_own, own
+from search_spaces import Genotype, evaluation_net
+from search_spaces.registry import space_names, space_spec
+
+IMAGENET_SIZE = 128
+"""Images of at least this side get the ImageNet stem."""
+
+
+def shape_arguments(space: str, data: ImageSet) -> dict[str, Any]:
+    """Return what the data asks of a network: classes, image channels and, for registered spaces, the stem."""
+    arguments: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    if space in space_names():
+        arguments["stem"] = "imagenet" if data.image_size >= IMAGENET_SIZE else "cifar"
+    return arguments
+
+
+def make_space(name: str, **arguments: Any) -> ModelSpace:
+    """Return a fresh model space.
+
+    Parameters
+    ----------
+    name
+        A registered space, or ``module:function`` for your own once the command line has named it: a callable that
+        takes at least ``num_classes`` and ``in_channels`` and returns an NNI model space.
+    **arguments
+        Passed on.
+
+    Raises
+    ------
+    ValueError
+        If the name or an argument is not known, the user's function fails, or the result is not a model space.
+    """
+    if name not in space_names() and is_own(name):
+        return _own_space(name, arguments)
+    network = space_spec(name).load_network()
+    try:
+        return network(**arguments)
+    except TypeError as error:
+        raise ValueError(f"The search space {name!r} does not take these arguments: {error}.") from None
+
+
+def _own_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
+    make = own(name, "search space", "--space")
+    wanted = "a function or class that takes num_classes and in_channels and returns an NNI ModelSpace"
+    try:
+        space: Any = make(**arguments)
+    except Exception as error:
+        raise ValueError(
+            f"The search space {name!r}, called with {', '.join(arguments)}, fails: {in_short(error)}; expected {wanted}."
+        ) from error
+    if not isinstance(space, ModelSpace):
+        raise ValueError(f"The search space {name!r} returned {type(space).__name__}; expected {wanted}.")
+    return space
+
+
+def build_space(settings: Settings, data: ImageSet) -> ModelSpace:
+    """Return a fresh model space for ``data``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`make_space`.
+    """
+    return make_space(settings.space, **{**shape_arguments(settings.space, data), **settings.space_arguments})
+
+
+def build_net(
+    genotype: Genotype, settings: Settings, data: ImageSet, sample: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return the evaluation network of ``genotype`` for ``data``, freshly initialised.
+
+    Parameters
+    ----------
+    genotype
+        The architecture.
+    settings, data
+        Sizes and shape.
+    sample
+        NNI's form of the architecture, with which a user's own space freezes itself; by default the genotype's.
+
+    Raises
+    ------
+    ValueError
+        If a size is not known.
+    """
+    if genotype.space not in space_names():
+        return build_space(settings, data).freeze(dict(sample or genotype.to_sample()))
+    shape = shape_arguments(genotype.space, data)
+    dataset = "imagenet" if shape["stem"] == "imagenet" else "cifar10"
+    drop_path = {"drop_path": settings.retrain.drop_path} if settings.retrain.drop_path else {}
+    return evaluation_net(genotype, dataset, **{**shape, **drop_path, **settings.net_arguments})
+
+
+def classifier_of(net: nn.Module, settings: Settings, data: ImageSet) -> ImageClassifier:
+    """Return the Lightning module that trains ``net`` by the settings' recipe."""
+    recipe = settings.retrain
+    if recipe.channels_last:
+        cast(Any, net).to(memory_format=torch.channels_last)
+    module = ImageClassifier(
+        recipe, data.num_classes, drop_path=recipe.drop_path, auxiliary_weight=recipe.auxiliary_weight
+    )
+    module.set_model(use_fast_depthwise(net))
+    return module

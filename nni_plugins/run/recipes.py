@@ -1,0 +1,128 @@
+"""How weights are trained in a search and in a retraining: every setting, its range and its meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nni_plugins.tools.checked import Checked, setting
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """SGD with a cosine per epoch.
+
+    Parameters
+    ----------
+    epochs, batch_size
+        Length of the training and images per step.
+    lr, lr_min, lr_warmup_epochs
+        Learning rate at the start and at the end of the cosine, and epochs of linear warm-up before it.
+    momentum, nesterov, weight_decay
+        SGD.
+    label_smoothing
+        Share of the target spread over all classes.
+    precision
+        ``32-true``, or ``bf16-mixed`` for bfloat16 autocast.
+    channels_last
+        Memory layout; faster on most GPUs.
+    """
+
+    epochs: int = setting(50, at_least=1)
+    batch_size: int = setting(256, at_least=2)
+    lr: float = setting(0.1, above=0)
+    lr_min: float = setting(0.0, at_least=0)
+    lr_warmup_epochs: int = setting(0, at_least=0)
+    momentum: float = setting(0.9, at_least=0, below=1)
+    nesterov: bool = False
+    weight_decay: float = setting(3e-4, at_least=0)
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    channels_last: bool = False
+
+    def check(self) -> None:
+        """Refuse a cosine that would rise, and Nesterov's momentum without momentum.
+
+        Raises
+        ------
+        ValueError
+            If there is one of them.
+        """
+        if self.lr_min > self.lr:
+            raise ValueError(
+                f"lr_min must be at most lr, where the cosine starts, got lr_min={self.lr_min} and lr={self.lr}."
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov must be false where momentum is 0, got true; give SGD a momentum such as 0.9.")
+
+
+@dataclass(frozen=True)
+class SearchRecipe(Recipe):
+    """A :class:`Recipe` for the supernet.
+
+    Parameters
+    ----------
+    weights_fraction, architecture_fraction
+        Shares of every class of the training set for the weights and for the architecture; the paper takes halves on
+        CIFAR-10, 10 % and 2.5 % on ImageNet.
+    cutout
+        Side of the square cut out of augmented images, in pixels.
+    augment_validation
+        Validate on augmented images, as RelativeNAS's released code does.
+    consistency_batches
+        Validation batches per epoch on which the supernet is compared with its derived sub-graph; 0 for none.
+    hessian, hessian_stop
+        Measure the dominant eigenvalue of the validation loss's Hessian every epoch, and stop when it grows.
+    table
+        NAS-Bench-201 table (.npz). A search looks every epoch's cell up in it, for people only; a trial that evaluates
+        one cell takes its validation accuracy in place of training.
+    """
+
+    weights_fraction: float = setting(0.5, above=0, below=1)
+    architecture_fraction: float = setting(0.5, above=0, below=1)
+    cutout: int = setting(0, at_least=0)
+    augment_validation: bool = False
+    consistency_batches: int = setting(4, at_least=0)
+    hessian: bool = False
+    hessian_stop: bool = False
+    table: str | None = setting(None, none="no table")
+
+    def check(self) -> None:
+        """Refuse shares of the training set that overlap, and what :class:`Recipe` refuses.
+
+        Raises
+        ------
+        ValueError
+            If there is one of them.
+        """
+        super().check()
+        if self.weights_fraction + self.architecture_fraction > 1:
+            raise ValueError(
+                f"weights_fraction and architecture_fraction must add up to at most 1, since they share one training "
+                f"set, got {self.weights_fraction} and {self.architecture_fraction}."
+            )
+
+
+@dataclass(frozen=True)
+class RetrainRecipe(Recipe):
+    """A :class:`Recipe` for the derived network; defaults are BNAS-v2's on CIFAR-10.
+
+    Parameters
+    ----------
+    gradient_clip_val
+        Largest norm of the gradient.
+    cutout
+        Side of the square cut out of every training image, in pixels.
+    drop_path
+        Drop-path probability at the last epoch, growing linearly.
+    auxiliary_weight
+        Weight of the auxiliary head's loss, where the network has such a head.
+    """
+
+    epochs: int = setting(600, at_least=1)
+    batch_size: int = setting(128, at_least=2)
+    lr: float = setting(0.025, above=0)
+    gradient_clip_val: float | None = setting(5.0, above=0, none="no clipping")
+    cutout: int = setting(16, at_least=0)
+    drop_path: float = setting(0.3, at_least=0, below=1)
+    auxiliary_weight: float = setting(0.0, at_least=0)

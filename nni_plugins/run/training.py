@@ -1,0 +1,59 @@
+"""What every training of a run shares: the device, the Lightning trainer, the checkpoint to resume from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from nni_plugins.run.checkpoint import EpochCheckpoint, newest_intact
+from nni_plugins.run.epoch_report import EpochReport, show_bar
+from nni_plugins.run.recipes import Recipe
+
+
+def device() -> str:
+    """Return the device that work runs on: the GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_trainer(
+    recipe: Recipe, folder: Path, report: EpochReport, *, extra_epochs: int = 0, **arguments: Any
+) -> pl.Trainer:
+    """Return a Lightning trainer that checkpoints, reports and logs every epoch.
+
+    Parameters
+    ----------
+    recipe
+        Length and precision.
+    folder
+        Checkpoints lie in its sub-folder named after the report's stage, logs in ``tensorboard``.
+    report
+        The callback that people see.
+    extra_epochs
+        Epochs beyond those of the recipe.
+    **arguments
+        Passed on to the trainer.
+    """
+    return Trainer(
+        max_epochs=recipe.epochs + extra_epochs,
+        accelerator="gpu" if device() == "cuda" else "cpu",
+        devices=1,
+        precision=recipe.precision,
+        callbacks=[report, EpochCheckpoint(folder / report.stage)],
+        logger=TensorBoardLogger(str(folder), name="tensorboard", version=report.stage),
+        enable_model_summary=False,
+        enable_progress_bar=show_bar(),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        **arguments,
+    )
+
+
+def resume_arguments(folder: Path) -> dict[str, Any]:
+    """Return arguments of ``Trainer.fit`` that resume from the newest intact checkpoint in ``folder``, if any."""
+    checkpoint = newest_intact(folder)
+    return {"weights_only": True} | ({} if checkpoint is None else {"ckpt_path": str(checkpoint)})

@@ -1,0 +1,1 @@
+"""What a package of somebody else brings to nni-plugins: two methods and a search space."""
