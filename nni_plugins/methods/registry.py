@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from search_spaces.evaluation import NETWORKS
+from search_spaces.genotype import is_own_space
+from search_spaces.registry import space_spec
 
 STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
@@ -27,9 +28,6 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Strategy names and the classes of :mod:`nni_plugins` that they stand for."""
-
-SPACES = tuple(NETWORKS)
-"""Names of the search spaces of :mod:`search_spaces`."""
 
 PARTS = (
     "Softmax",
@@ -66,8 +64,8 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
     Parameters
     ----------
     name
-        One of :data:`SPACES`, or ``module:function`` for your own: a callable that takes at least ``num_classes`` and
-        ``in_channels`` and returns an NNI model space.
+        One of :func:`search_spaces.space_names`, or ``module:function`` for your own: a callable that takes at least
+        ``num_classes`` and ``in_channels`` and returns an NNI model space.
     **arguments
         Passed on.
 
@@ -76,10 +74,9 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
     ValueError
         If the name or an argument is not known, or the result is not a model space.
     """
-    module, _, function = name.partition(":")
-    if name in SPACES:
-        make = NETWORKS[name]
-    elif function:
+    make: Callable[..., Any]
+    if is_own_space(name):
+        module, _, function = name.partition(":")
         try:
             make = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
@@ -87,9 +84,7 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
                 f"The search space {name!r} cannot be imported ({error}); expected module:function on the Python path."
             ) from None
     else:
-        raise ValueError(
-            f"Unknown search space {name!r}; expected one of {', '.join(SPACES)}, or module:function for your own."
-        )
+        make = space_spec(name).load_network()
     try:
         space: Any = make(**arguments)
     except TypeError as error:

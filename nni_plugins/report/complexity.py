@@ -16,7 +16,8 @@ from nni_plugins.run.retrain import count_multiply_adds, count_parameters
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 from search_spaces import Genotype, from_architecture_string, published, published_names
-from search_spaces.evaluation import DATASETS, NETWORKS, evaluation_net
+from search_spaces.evaluation import IMAGE_SHAPES, evaluation_net
+from search_spaces.genotype import is_own_space
 
 IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
 
@@ -71,15 +72,15 @@ def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -
             for kind, nodes in genotype.cells.items()
         },
     }
-    if genotype.space in NETWORKS:
+    if not is_own_space(genotype.space):
         net = evaluation_net(genotype, dataset, **sizes)
-        images = DATASETS[dataset]
-        size = IMAGE_SIZES[sizes.get("stem", images.stem)]
+        shape = IMAGE_SHAPES[dataset]
+        size = IMAGE_SIZES[sizes.get("stem", shape.stem)]
         description |= {
             "dataset": dataset,
             "image_size": size,
             "parameters": count_parameters(net),
-            "multiply_adds": count_multiply_adds(net, sizes.get("in_channels", images.in_channels), size),
+            "multiply_adds": count_multiply_adds(net, sizes.get("in_channels", shape.in_channels), size),
         }
     return description
 

@@ -30,7 +30,7 @@ from nni_plugins.run.epoch_report import EpochMetrics
 from nni_plugins.run.settings import SearchRecipe, Settings
 from nni_plugins.supernet.consistency import consistency
 from search_spaces import Genotype
-from search_spaces.layout import PARAMETER_FREE
+from search_spaces.operation_names import PARAMETER_FREE
 
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from nni_plugins.run.search import build_space, device, make_trainer, resume_arg
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.depthwise import use_fast_depthwise
 from search_spaces import Genotype, evaluation_net
-from search_spaces.evaluation import NETWORKS
+from search_spaces.genotype import is_own_space
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def build_net(
     genotype: Genotype, settings: Settings, data: ImageData | StreamedImages, sample: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """The evaluation network of ``genotype`` for ``data``; a user's own space freezes itself with NNI's ``sample``."""
-    if genotype.space not in NETWORKS:
+    if is_own_space(genotype.space):
         return build_space(settings, data).freeze(dict(sample or genotype.to_sample()))
     shape = shape_arguments(genotype.space, data)
     dataset = "imagenet" if shape["stem"] == "imagenet" else "cifar10"

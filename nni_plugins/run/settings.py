@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nni_plugins.methods.registry import make_part, strategy_class
-from search_spaces.layout import DARTS_OPERATIONS, NO_OPERATION
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 
 class Recipe(BaseModel):
@@ -143,7 +143,7 @@ SPACE_DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType
 
 PAPER_SPACES: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        (strategy, "darts"): {"space": {"operations": tuple(name for name in DARTS_OPERATIONS if name != NO_OPERATION)}}
+        (strategy, "darts"): {"space": {"operations": DARTS_OPERATIONS_WITHOUT_NONE}}
         for strategy in ("entrannas", "relative_nas")
     }
 )
