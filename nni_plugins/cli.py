@@ -19,6 +19,8 @@ DATA_HELP = (
     "for your own"
 )
 GENOTYPE_HELP = "genotype.json, a result folder, the name of a published genotype, or a NAS-Bench-201 string"
+SPACE_HELP = "module:function of your own space; that a file names it does not import it"
+SPACE_HELP = "module:function of your own space; that a file names it does not import it"
 SET_HELP = (
     "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
     "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="search an architecture, retrain it, export it and check it",
         description="The work of one NNI trial without NNI's manager. Interrupted, the same command goes on.",
     )
-    search.add_argument("--strategy", default="bnas_v2_pc", help="search method, or module:Class (default: %(default)s)")
+    search.add_argument("--strategy", default="bnas_v2_pc", help="method, or module:Class (default: %(default)s)")
     search.add_argument("--space", default="bcnn", help="search space, or module:function (default: %(default)s)")
     _add_data(search)
     _add_out(search)
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a published genotype or one from a file from scratch on the whole training set.",
     )
     retrain.add_argument("genotype", help=GENOTYPE_HELP)
-    retrain.add_argument("--space", help="module:function of your own space, which is not imported because a file says so")
+    retrain.add_argument("--space", help=SPACE_HELP)
     retrain.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
     _add_data(retrain)
     _add_out(retrain)
@@ -65,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, help="folder to make")
     export.add_argument("--force", action="store_true", help="replace the folder if it exists")
     export.add_argument("--data", help=f"{DATA_HELP} (default: what the folder's report names)")
-    export.add_argument("--space", help="module:function of your own space, which is not imported because a file says so")
+    export.add_argument("--space", help=SPACE_HELP)
     export.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
 
     commands.add_parser(
@@ -207,9 +209,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from nni_plugins.tools.atomic_files import refuse_existing
 
     out = refuse_existing(arguments.out, force=arguments.force)
-    return _finish(export_again(
+    return _finish(
+        export_again(
             Path(arguments.folder), out=out, data=arguments.data, data_root=arguments.data_root, force=arguments.force
-        ))
+        )
+    )
 
 
 def _finish(result: RunResult) -> int:
@@ -249,9 +253,9 @@ def _space(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    from nni_plugins.report.nasbench201_table import Table, score
     from nni_plugins.run.description import print_description
     from nni_plugins.run.genotypes import load_genotype
-    from nni_plugins.report.nasbench201_table import Table, score
 
     table = Table.from_nni() if arguments.table == "nni" else Table.load(arguments.table)
     found = score(load_genotype(arguments.genotype), table).to_dict()

@@ -55,7 +55,9 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
             "files or code are named on the trial's command line, --data."
         )
     if "table" in parameters:
-        raise ValueError("NNI's parameters name a table; files are named on the trial's command line, --set table=FILE.")
+        raise ValueError(
+            "NNI's parameters name a table; files are named on the trial's command line, --set table=FILE."
+        )
     overrides = parse_assignments(arguments.set) | {
         name: value for name, value in parameters.items() if name not in chosen
     }
@@ -114,7 +116,7 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
 
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train the cell that the parameters describe for a short time and validate it, or look it up; return the final result."""
+    """Train the cell of the parameters for a short time and validate it, or look it up; return the final result."""
     settings = settings_of({}, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     sample = sample_of(parameters, settings, data)

@@ -11,17 +11,15 @@ from nni.nas.nn.pytorch import Cell
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from .cell_graph import CellGraph, Edge
 from .free_cell import FreeCell
-from .layout import Edge
 from .operations import factorized_reduce, make_operation, relu_conv_bn
 
 Stem = Literal["cifar", "imagenet"]
-NODES = 4
-"""Intermediate nodes of a cell."""
 
 
 def make_stem(stem: Stem, in_channels: int, width: int) -> tuple[nn.Sequential, nn.Sequential | None]:
-    """What precedes the first cell.
+    """Build what precedes the first cell.
 
     Parameters
     ----------
@@ -89,7 +87,7 @@ def cell_operation(
     search: bool,
     drop_path: float,
 ) -> nn.Module:
-    """NNI's operation factory: the candidate ``op`` for the edge from ``input_index`` to ``node_index``.
+    """Build, as NNI's operation factory, the candidate ``op`` for the edge from ``input_index`` to ``node_index``.
 
     ``op`` may differ from edge to edge. The stride of a reducing cell sits on the edges that leave its two inputs.
     ``input_index`` is None while NNI builds the unfrozen space, whose operations are place holders. ``channels`` is a
@@ -106,50 +104,47 @@ def cell_operation(
 
 def make_cell(
     kind: str,
+    graph: CellGraph,
     inputs: tuple[int, int],
     width: int,
     *,
     reduces: bool,
     previous_reduces: bool,
-    operations: tuple[str, ...] | Mapping[Edge, tuple[str, ...]],
     search: bool,
     drop_path: float,
-    connections: Literal[2, "any"] = 2,
 ) -> Cell | FreeCell:
-    """A cell with two inputs and four nodes.
+    """Build a cell with two inputs.
 
     Parameters
     ----------
     kind
         NNI's label; cells of one kind share their architecture.
+    graph
+        Nodes, candidates of every edge, and connections that a node keeps.
     inputs
         Channels of both inputs.
     width
-        Node width; the output has four times as many channels.
+        Node width; the output has as many channels for every intermediate node.
     reduces, previous_reduces
         Whether this and the previous cell halve the resolution.
-    operations
-        Candidates of every edge, or of each edge (equally many).
     search, drop_path
         As in :func:`cell_operation`.
-    connections
-        Connections that a node keeps.
     """
     factory = partial(cell_operation, channels=width, reduces=reduces, search=search, drop_path=drop_path)
     candidates: Any
-    if isinstance(operations, Mapping):
-        by_number = zip(*operations.values(), strict=True)
-        candidates = [partial(factory, op=dict(zip(operations, names, strict=True))) for names in by_number]
+    if graph.edge_operations:
+        by_number = zip(*graph.edge_operations, strict=True)
+        candidates = [partial(factory, op=dict(zip(graph.edges, names, strict=True))) for names in by_number]
     else:
-        candidates = {name: partial(factory, op=name) for name in operations}
+        candidates = {name: partial(factory, op=name) for name in graph.operations}
     preprocessor = InputPreprocessor(inputs, width, previous_reduces=previous_reduces, affine=not search)
-    if connections == "any":
-        return FreeCell(candidates, num_nodes=NODES, num_predecessors=2, preprocessor=preprocessor, label=kind)
+    if graph.connections == "any":
+        return FreeCell(candidates, graph.num_nodes, graph.num_inputs, preprocessor, label=kind)
     return Cell(
         candidates,
-        num_nodes=NODES,
-        num_ops_per_node=connections,
-        num_predecessors=2,
+        num_nodes=graph.num_nodes,
+        num_ops_per_node=graph.connections,
+        num_predecessors=graph.num_inputs,
         preprocessor=preprocessor,
         label=kind,
     )

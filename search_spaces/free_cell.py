@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import nni.nas.strategy  # noqa: F401  before nni.nas.oneshot or nni.nas.hub, or NNI's own DARTS is left unusable
 import torch
 from nni.mutable import (
     Categorical,
@@ -26,7 +27,7 @@ from nni.nas.space import current_model
 from numpy.random import RandomState
 from torch import nn
 
-from .layout import NO_OPERATION
+from .operation_names import NO_OPERATION
 
 EXPECTED_CONNECTIONS = 2
 """Connections that a node of a random cell has on average, before empty nodes are drawn anew."""

@@ -25,9 +25,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .layout import LAYOUTS, Layout
+from .cell_graph import CellGraph, Layout
+from .registry import space_spec
+from .spec import SpaceSpec
 
 FORMAT = 1
+
+
+def is_own_space(space: str) -> bool:
+    """Return whether ``space`` refers to a user's own space, ``module:function``, rather than a registered one."""
+    return ":" in space
 
 
 class Connection(NamedTuple):
@@ -47,7 +54,7 @@ class Genotype:
     Parameters
     ----------
     space
-        Name of the search space: one of :data:`search_spaces.LAYOUTS`, or ``module:function`` for a user's own.
+        Name of the search space: one of :func:`search_spaces.space_names`, or ``module:function`` for a user's own.
     cells
         For each kind of cell its intermediate nodes in order, each a tuple of ``(operation, input)``.
     choices
@@ -80,13 +87,8 @@ class Genotype:
                         f"Node {index} of the {kind} cell takes {operation} from input {source!r}; "
                         f"expected a node index from 0 to {index - 1}."
                     )
-        if self.space in LAYOUTS:
-            self._check(LAYOUTS[self.space])
-        elif ":" not in self.space:
-            raise ValueError(
-                f"Unknown search space {self.space!r} in the genotype; expected one of {', '.join(sorted(LAYOUTS))}, "
-                "or module:function for your own."
-            )
+        if not is_own_space(self.space):
+            self._check(space_spec(self.space))
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -100,32 +102,33 @@ class Genotype:
             for index, node in enumerate(nodes, start=self.num_inputs):
                 yield kind, index, node
 
-    def _check(self, layout: Layout) -> None:
-        if set(self.cells) != set(layout.cells):
+    def _check(self, spec: SpaceSpec) -> None:
+        if set(self.cells) != set(spec.layout):
             raise ValueError(
-                f"A genotype of the {self.space} space has the cells {', '.join(layout.cells)}; "
+                f"A genotype of the {self.space} space has the cells {', '.join(spec.layout)}; "
                 f"this one has {', '.join(self.cells) or 'none'}."
             )
-        if self.num_inputs != layout.num_inputs:
+        if self.num_inputs != spec.num_inputs:
             raise ValueError(
-                f"A cell of the {self.space} space has {layout.num_inputs} inputs; this one has {self.num_inputs}."
+                f"A cell of the {self.space} space has {spec.num_inputs} inputs; this one has {self.num_inputs}."
             )
         for kind, nodes in self.cells.items():
-            if len(nodes) != layout.num_nodes:
+            if len(nodes) != spec.layout[kind].num_nodes:
                 raise ValueError(
-                    f"The {kind} cell of the {self.space} space has {layout.num_nodes} intermediate nodes; "
+                    f"The {kind} cell of the {self.space} space has {spec.layout[kind].num_nodes} intermediate nodes; "
                     f"this one has {len(nodes)}."
                 )
         for kind, index, node in self._nodes():
-            layout.check_connections(self.space, kind, index, [source for _, source in node])
+            graph = spec.layout[kind]
+            where = f"Node {index} of the {kind} cell of the {self.space} space"
+            graph.check_connections(where, index, [source for _, source in node])
             twice = next((connection for n, connection in enumerate(node) if connection in node[:n]), None)
-            if layout.connections == "any" and twice is not None:
+            if graph.connections == "any" and twice is not None:
                 raise ValueError(
-                    f"Node {index} of the {kind} cell of the {self.space} space names {twice.operation} from input "
-                    f"{twice.input} twice; name every connection once."
+                    f"{where} names {twice.operation} from input {twice.input} twice; name every connection once."
                 )
             for operation, source in node:
-                valid = layout.operations_on(kind, source, index)
+                valid = graph.operations_on(source, index)
                 if operation not in valid:
                     raise ValueError(
                         f"Unknown operation {operation!r} in the {kind} cell of the {self.space} space "
@@ -134,16 +137,17 @@ class Genotype:
 
     def to_sample(self) -> dict[str, Any]:
         """NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
-        layout = LAYOUTS.get(self.space)
+        layout = _layout(self.space)
         sample = copy.deepcopy(dict(self.choices))
         for kind, index, node in self._nodes():
-            if layout is not None and layout.connections == "every input":
+            graph = layout.get(kind)
+            if graph is not None and graph.connections == "every input":
                 sample |= {f"{kind}/{source}_{index}": operation for operation, source in node}
-            elif layout is not None and layout.connections == "any":
+            elif graph is not None and graph.connections == "any":
                 sample[f"{kind}/node_{index}"] = [f"{operation}:{source}" for operation, source in node]
             else:
                 for slot, (operation, source) in enumerate(node):
-                    candidate = operation if layout is None else layout.to_candidate(kind, source, index, operation)
+                    candidate = _to_candidate(graph, source, index, operation)
                     sample[f"{kind}/op_{index}_{slot}"] = candidate
                     sample[f"{kind}/input_{index}_{slot}"] = [source]
         return sample
@@ -159,17 +163,17 @@ class Genotype:
         """
         found: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
         choices: dict[str, Any] = {}
-        layout = LAYOUTS.get(space)
+        layout = _layout(space)
         for label, value in sample.items():
             if match := re.fullmatch(r"(.+)/(op|input)_(\d+)_(\d+)", label):
                 kind, part, index, slot = match[1], match[2], int(match[3]), int(match[4])
                 if part == "input":
                     (value,) = value if isinstance(value, (list, tuple)) else [value]
                 found.setdefault(kind, {}).setdefault(index, {}).setdefault(slot, {})[part] = value
-            elif layout is not None and (match := re.fullmatch(r"(.+)/(\d+)_(\d+)", label)):
+            elif layout and (match := re.fullmatch(r"(.+)/(\d+)_(\d+)", label)):
                 kind, source, index = match[1], int(match[2]), int(match[3])
                 found.setdefault(kind, {}).setdefault(index, {})[source] = {"op": value, "input": source}
-            elif layout is not None and (match := re.fullmatch(r"(.+)/node_(\d+)", label)):
+            elif layout and (match := re.fullmatch(r"(.+)/node_(\d+)", label)):
                 slots = [connection.rsplit(":", 1) for connection in value]
                 found.setdefault(match[1], {})[int(match[2])] = {
                     slot: {"op": operation, "input": int(source)} for slot, (operation, source) in enumerate(slots)
@@ -192,8 +196,7 @@ class Genotype:
 
         def connection(kind: str, index: int, slot: dict[str, Any]) -> Connection:
             operation, source = slot["op"], int(slot["input"])
-            named = operation if layout is None else layout.from_candidate(kind, source, index, operation)
-            return Connection(named, source)
+            return Connection(_from_candidate(layout.get(kind), source, index, operation), source)
 
         cells = {
             kind: tuple(
@@ -281,9 +284,28 @@ class Genotype:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not a valid genotype; the sentence names the file.
+            If it is not a valid genotype; the message names the file.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no genotype file at {path}; give the path of a genotype.json.")
         return cls.from_json(path.read_text(encoding="utf-8", errors="replace"), source=str(path))
+
+
+def _layout(space: str) -> Layout:
+    return {} if is_own_space(space) else space_spec(space).layout
+
+
+def _to_candidate(graph: CellGraph | None, source: int, target: int, operation: str) -> str:
+    """Return how NNI's sample calls ``operation`` on an edge: by its number where every edge has its own candidates."""
+    if graph is None or not graph.edge_operations:
+        return operation
+    return str(graph.operations_on(source, target).index(operation))
+
+
+def _from_candidate(graph: CellGraph | None, source: int, target: int, candidate: str) -> str:
+    """Return the operation that NNI's sample calls ``candidate``; one that the edge does not have stays as it is."""
+    if graph is None or not graph.edge_operations or (source, target) not in graph.edges:
+        return candidate
+    numbered = {str(number): name for number, name in enumerate(graph.operations_on(source, target))}
+    return numbered.get(candidate, candidate)

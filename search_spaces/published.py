@@ -52,12 +52,12 @@ _PUBLISHED: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def published_names() -> list[str]:
-    """Names that :func:`published` knows."""
+    """Return the names that :func:`published` knows."""
     return list(_PUBLISHED)
 
 
 def published(name: str) -> Genotype:
-    """A cell pair from a paper.
+    """Return a cell pair from a paper.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def published(name: str) -> Genotype:
     Raises
     ------
     ValueError
-        If the name is not known; the sentence lists the valid ones.
+        If the name is not known; the message lists the valid ones.
     """
     if name not in _PUBLISHED:
         raise ValueError(f"Unknown published genotype {name!r}; expected one of {', '.join(_PUBLISHED)}.")

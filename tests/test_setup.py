@@ -76,7 +76,7 @@ class TestFiles:
         node = bundled_node()
         assert node is not None
         left_out = [".git/", ".venv/", "data/", "exported/", "tests/", "nni_plugins/__pycache__/", ".mypy_cache/"]
-        sent = ["nni_plugins/trial.py", "search_spaces/bcnn.py", "nni_plugins/data/", "pyproject.toml"]
+        sent = ["nni_plugins/trial.py", "search_spaces/bcnn/network.py", "nni_plugins/data/", "pyproject.toml"]
         script = """
             const ignore = require(process.argv[1] + '/node_modules/ignore')().add(process.argv[2]);
             console.log(JSON.stringify(JSON.parse(process.argv[3]).filter(path => ignore.ignores(path))));

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+
 def crop_and_flip(x: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, *, padding: int) -> Tensor:
     """Crop every image at its own place out of its zero-padded self, then mirror those that are marked.
 

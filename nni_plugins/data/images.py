@@ -132,8 +132,8 @@ class ImageData:
         """
         if cutout >= self.image_size:
             raise ValueError(
-                f"cutout {cutout} covers whole {self.image_size}x{self.image_size} images of {self.name}; choose a side "
-                f"below {self.image_size}, or 0 for none."
+                f"cutout {cutout} covers whole {self.image_size}x{self.image_size} images of {self.name}; choose a "
+                f"side below {self.image_size}, or 0 for none."
             )
         return Augmentation(crop_padding=self.image_size // 8, flip=self.flip, cutout=cutout)
 

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from nni_plugins.data import ImageData, StreamedImages
+from nni_plugins.data import ImageSet
 from nni_plugins.data.streamed import available_cpus
 from nni_plugins.deploy.check import MODEL_FILE, REFERENCE_FILE, Reference, check_deployment, open_session, run_model
 from nni_plugins.report.cell_picture import draw_cells
@@ -88,7 +88,7 @@ def export_result(
     *,
     genotype: Genotype,
     net: nn.Module,
-    data: ImageData | StreamedImages,
+    data: ImageSet,
     report: Mapping[str, Any],
     files: Mapping[str, str] | None = None,
     force: bool = False,
@@ -163,7 +163,7 @@ def _drop_traces(model: onnx.ModelProto) -> None:
         entry.ClearField("doc_string")
 
 
-def _reference_indices(data: ImageData | StreamedImages) -> Tensor:
+def _reference_indices(data: ImageSet) -> Tensor:
     """Up to 256 test images, evenly spread: as many as fill half a megabyte as float32, but 64 in any case."""
     least, most = _REFERENCE_IMAGES
     fitting = _REFERENCE_BYTES // (4 * data.in_channels * data.image_size**2)
@@ -171,13 +171,13 @@ def _reference_indices(data: ImageData | StreamedImages) -> Tensor:
     return torch.linspace(0, total - 1, min(total, max(least, min(most, fitting)))).long()
 
 
-def _test_batches(data: ImageData | StreamedImages, indices: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def _test_batches(data: ImageSet, indices: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised test images with their labels on the CPU, in order."""
     for images, labels in data.loader("test", training=False, batch_size=64, seed=0, indices=indices):
         yield images.cpu().contiguous(), labels.cpu()
 
 
-def _test_accuracy(model_file: Path, data: ImageData | StreamedImages) -> float:
+def _test_accuracy(model_file: Path, data: ImageSet) -> float:
     """Percent of the test set that onnxruntime classifies as labelled."""
     session = open_session(str(model_file), available_cpus())
     correct = sum(

@@ -45,4 +45,6 @@ TRAINING_LOSS = Metric("training_loss", "mean cross-entropy on the training batc
 PARAMETER_FREE = Metric("parameter_free", "derived connections without convolutions")
 SKIP_CONNECT = Metric("skip_connect", "derived skip connections", on_line=False)
 SECONDS = Metric("seconds", "duration of the epoch, seconds")
-MEMORY_MB = Metric("memory_mb", "largest memory so far, of the GPU where there is one, else of the process, MB", on_line=False)
+MEMORY_MB = Metric(
+    "memory_mb", "largest memory so far, of the GPU where there is one, else of the process, MB", on_line=False
+)

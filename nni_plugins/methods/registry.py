@@ -50,8 +50,8 @@ def method_specs() -> Mapping[str, MethodSpec]:
             )
         if spec.name in found:
             raise ValueError(
-                f"The installed package {_package(point)} offers a method {spec.name!r}, but that name is taken; rename "
-                "it there, or uninstall that package."
+                f"The installed package {_package(point)} offers a method {spec.name!r}, but that name is taken; "
+                "rename it there, or uninstall that package."
             )
         found[spec.name] = spec
     return MappingProxyType(found)
@@ -86,8 +86,8 @@ def method_spec(name: str) -> MethodSpec:
     ]
     if not isinstance(found, type) or missing:
         raise ValueError(
-            f"{name!r} is no strategy: expected a class such as nni_plugins.BilevelSearch, an NNI one-shot strategy with "
-            f"nni_plugins.methods.spec.SearchMethod before it, or a MethodSpec"
+            f"{name!r} is no strategy: expected a class such as nni_plugins.BilevelSearch, an NNI one-shot strategy "
+            f"with nni_plugins.methods.spec.SearchMethod before it, or a MethodSpec"
             f"{', but it has no ' + missing[0] if isinstance(found, type) else f', got {type(found).__name__}'}."
         )
     return MethodSpec(name, found, summary=(found.__doc__ or name).strip().splitlines()[0], papers=())
@@ -100,5 +100,6 @@ def public_names() -> dict[str, Any]:
     from nni_plugins.methods.relative_nas.multi_trial import SlowFastEvolution
     from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 
-    strategies = [spec.strategy for spec in method_specs().values() if spec.strategy.__module__.startswith("nni_plugins.")]
-    return {each.__name__: each for each in (BilevelSearch, *strategies, RelativeNASTuner, SlowFastEvolution, *PARTS)}
+    strategies = [spec.strategy for spec in method_specs().values()]
+    ours: tuple[type, ...] = (BilevelSearch, *strategies, RelativeNASTuner, SlowFastEvolution, *PARTS)
+    return {each.__name__: each for each in ours if each.__module__.startswith("nni_plugins.")}

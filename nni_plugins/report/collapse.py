@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import torch
 
-from search_spaces.genotype import Genotype
-from search_spaces.layout import LAYOUTS, PARAMETER_FREE
+from search_spaces.genotype import Genotype, is_own_space
+from search_spaces.operation_names import PARAMETER_FREE
+from search_spaces.registry import space_spec
 
 SKIP = "skip_connect"
 SKIPS_TO_WARN_AT = 2
@@ -94,8 +95,8 @@ def skip_warning(genotype: Genotype) -> str | None:
 
     The normal cell is the space's first kind: ``normal``, BCNN's ``convolution``, NAS-Bench-201's ``cell``.
     """
-    layout = LAYOUTS.get(genotype.space)
-    kind = layout.cells[0] if layout is not None else next(iter(genotype.cells), None)
+    kinds = genotype.cells if is_own_space(genotype.space) else space_spec(genotype.space).layout
+    kind = next(iter(kinds), None)
     if kind is None:
         return None
     picks = picked_operations(genotype)[kind]

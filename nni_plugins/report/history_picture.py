@@ -17,7 +17,7 @@ from nni_plugins.report.cell_picture import FAMILIES, operation_family
 from nni_plugins.report.collapse import SKIP, SKIPS_TO_WARN_AT, picked_operations
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces.genotype import Genotype
-from search_spaces.layout import DARTS_OPERATIONS
+from search_spaces.operation_names import DARTS_OPERATIONS
 
 _WIDTH = 9.0
 _ROW_HEIGHT = 0.2

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.genotype import Genotype
-from search_spaces.layout import LAYOUTS
-from search_spaces.nasbench201 import BENCHMARK_NAMES, NAME, to_architecture_string
+from search_spaces.nasbench201 import OPERATIONS
+from search_spaces.nasbench201.architecture_string import BENCHMARK_NAMES, to_architecture_string
 
 TABLE_DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 _NNI_DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet16-120"}
@@ -120,9 +120,8 @@ class Table:
                 "as many accuracies as cells."
             )
         names = [_OUR_NAMES.get(str(name), str(name)) for name in columns["op_names"]]
-        known = LAYOUTS[NAME].operations
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"{path} has the operation {unknown[0]!r}; NAS-Bench-201 has {', '.join(known)}.")
+        if unknown := [name for name in names if name not in OPERATIONS]:
+            raise ValueError(f"{path} has the operation {unknown[0]!r}; NAS-Bench-201 has {', '.join(OPERATIONS)}.")
         if ops.size and not 0 <= ops.min() <= ops.max() < len(names):
             raise ValueError(
                 f"{path} has operation numbers from {ops.min()} to {ops.max()} for {len(names)} op_names; expected "
@@ -133,7 +132,11 @@ class Table:
             MappingProxyType(rows),
             MappingProxyType({name: columns[f"test_{name}"].astype(np.float64) for name in TABLE_DATA_SETS}),
             MappingProxyType(
-                {name: columns[f"valid_{name}"].astype(np.float64) for name in TABLE_DATA_SETS if f"valid_{name}" in columns}
+                {
+                    name: columns[f"valid_{name}"].astype(np.float64)
+                    for name in TABLE_DATA_SETS
+                    if f"valid_{name}" in columns
+                }
             ),
         )
 

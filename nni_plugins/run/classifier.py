@@ -13,7 +13,14 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torchmetrics.classification import MulticlassAccuracy
 
-from nni_plugins.methods.metric import TRAINING_ACCURACY, TRAINING_LOSS, VALIDATION_ACCURACY, VALIDATION_LOSS, Metric, Metrics
+from nni_plugins.methods.metric import (
+    TRAINING_ACCURACY,
+    TRAINING_LOSS,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    Metric,
+    Metrics,
+)
 from nni_plugins.run.recipes import Recipe
 from search_spaces.cells import set_drop_path
 

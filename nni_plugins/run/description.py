@@ -13,7 +13,7 @@ from nni_plugins.run.networks import make_space
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 from search_spaces import Genotype
-from search_spaces.evaluation import DATASETS, evaluation_net
+from search_spaces.evaluation import IMAGE_SHAPES, evaluation_net
 from search_spaces.registry import space_names
 
 IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
@@ -39,7 +39,7 @@ def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -
     }
     if genotype.space in space_names():
         net = evaluation_net(genotype, dataset, **sizes)
-        images = DATASETS[dataset]
+        images = IMAGE_SHAPES[dataset]
         size = IMAGE_SIZES[sizes.get("stem", images.stem)]
         description |= {
             "dataset": dataset,

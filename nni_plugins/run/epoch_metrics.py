@@ -89,7 +89,9 @@ class SearchMeasure:
         if self._table is None:
             return {}
         return {
-            Metric(f"table_{name}", f"test accuracy of the cell in the table on {name}, percent", on_line=name == "cifar10"): accuracy
+            Metric(
+                f"table_{name}", f"test accuracy of the cell in the table on {name}, percent", on_line=name == "cifar10"
+            ): accuracy
             for name, accuracy in score(genotype, self._table).accuracy.items()
         }
 

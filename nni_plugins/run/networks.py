@@ -61,7 +61,8 @@ def _own_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
         space: Any = make(**arguments)
     except Exception as error:
         raise ValueError(
-            f"The search space {name!r}, called with {', '.join(arguments)}, fails: {in_short(error)}; expected {wanted}."
+            f"The search space {name!r}, called with {', '.join(arguments)}, fails: {in_short(error)}; expected "
+            f"{wanted}."
         ) from error
     if not isinstance(space, ModelSpace):
         raise ValueError(f"The search space {name!r} returned {type(space).__name__}; expected {wanted}.")

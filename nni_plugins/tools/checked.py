@@ -89,7 +89,7 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for each in dataclasses.fields(self):  # type: ignore[arg-type]
             accepts = each.metadata.get("accepts", Accepts())
             kept = _checked(each.name, getattr(self, each.name), hints[each.name], accepts)
@@ -145,7 +145,7 @@ def refuse_unknown(given: Mapping[str, Any], known: list[str], *, prefix: str = 
 
 
 @functools.cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

@@ -54,7 +54,8 @@ def allow(name: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"{what} {name!r}: there is no module {module_name!r}; start from the folder that has it, or install it."
+                f"{what} {name!r}: there is no module {module_name!r}; start from the folder that has it, or install "
+                "it."
             ) from None
         raise ValueError(f"{what} {name!r}: {module_name} needs {error.name!r}, which is not installed.") from None
     except Exception as error:

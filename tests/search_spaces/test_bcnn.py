@@ -21,7 +21,7 @@ from nni_plugins import BNASD, BNASv2PC
 from nni_plugins.supernet.architecture import CellArchitecture
 from search_spaces import BCNN, Genotype, evaluation_net, published
 from search_spaces.cells import set_drop_path
-from search_spaces.evaluation import DATASETS
+from search_spaces.evaluation import IMAGE_SHAPES
 from search_spaces.operations import InterleavedConv
 
 CLR_V1 = published("bnas_v2_clr_v1")
@@ -290,7 +290,7 @@ def test_published_sizes_on_imagenet() -> None:
     assert (net.classifier.in_features, net.classifier.out_features) == (44 + 88 + 176 + 704, 1000)
 
 
-@pytest.mark.parametrize("dataset", sorted(set(DATASETS) - {"imagenet"}))
+@pytest.mark.parametrize("dataset", sorted(set(IMAGE_SHAPES) - {"imagenet"}))
 def test_classes_and_channels_follow_from_the_data_set(dataset: str) -> None:
     net = evaluation_net(CLR_V1, dataset, channels=4)
     in_channels = 1 if dataset in ("mnist", "fashion_mnist", "digits") else 3

@@ -18,9 +18,10 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
 from nni_plugins import BilevelSearch
-from search_spaces import LAYOUTS, DARTSSpace, Genotype, NASBench201, RobustDARTS, evaluation_net, published
+from search_spaces import DARTSSpace, Genotype, NASBench201, RobustDARTS, evaluation_net, published, space_spec
 from search_spaces.cells import cell_operation
-from search_spaces.darts import ROBUST_DARTS, AuxiliaryHead
+from search_spaces.darts import ROBUST_DARTS
+from search_spaces.darts.network import AuxiliaryHead
 from search_spaces.operations import Noise
 
 SMALL = {"channels": 4, "layers": 3}
@@ -137,19 +138,23 @@ def test_auxiliary_head_is_for_training_alone() -> None:
 
 
 def test_candidates_of_the_robust_spaces() -> None:
-    s1 = LAYOUTS["s1"]
-    assert s1.operations_on("normal", 0, 2) == ("skip_connect", "dil_conv_3x3")
-    assert s1.operations_on("normal", 0, 4) == ("max_pool_3x3", "skip_connect")
-    assert s1.operations_on("normal", 4, 5) == ("dil_conv_3x3", "dil_conv_5x5")
-    assert s1.operations_on("reduce", 0, 2) == ("max_pool_3x3", "avg_pool_3x3")
-    assert s1.operations_on("reduce", 4, 5) == ("skip_connect", "dil_conv_5x5")
-    for kind in s1.cells:
-        lists = [s1.operations_on(kind, source, target) for target in range(2, 6) for source in range(target)]
+    s1 = space_spec("s1").layout
+    assert s1["normal"].operations_on(0, 2) == ("skip_connect", "dil_conv_3x3")
+    assert s1["normal"].operations_on(0, 4) == ("max_pool_3x3", "skip_connect")
+    assert s1["normal"].operations_on(4, 5) == ("dil_conv_3x3", "dil_conv_5x5")
+    assert s1["reduce"].operations_on(0, 2) == ("max_pool_3x3", "avg_pool_3x3")
+    assert s1["reduce"].operations_on(4, 5) == ("skip_connect", "dil_conv_5x5")
+    for graph in s1.values():
+        lists = [graph.operations_on(source, target) for source, target in graph.edges]
         assert len(lists) == 14
         assert all(len(set(names)) == 2 for names in lists)
-    assert LAYOUTS["s2"].operations == ("skip_connect", "sep_conv_3x3")
-    assert LAYOUTS["s3"].operations == ("none", "skip_connect", "sep_conv_3x3")
-    assert LAYOUTS["s4"].operations == ("noise", "sep_conv_3x3")
+    others = {
+        "s2": ("skip_connect", "sep_conv_3x3"),
+        "s3": ("none", "skip_connect", "sep_conv_3x3"),
+        "s4": ("noise", "sep_conv_3x3"),
+    }
+    for name, operations in others.items():
+        assert {graph.operations for graph in space_spec(name).layout.values()} == {operations}
 
 
 def test_the_mixture_of_s1_has_each_edges_own_candidates() -> None:
@@ -157,7 +162,7 @@ def test_the_mixture_of_s1_has_each_edges_own_candidates() -> None:
     cell = BilevelSearch().mutate_model(small("s1")).cells[0]
     made: dict[tuple[int, int, int], nn.Module] = {}
     for (source, target, k), key in cell._key.items():
-        name = LAYOUTS["s1"].operations_on("normal", source, target)[k]
+        name = space_spec("s1").layout["normal"].operations_on(source, target)[k]
         operation = cell_operation(target, 0, source, op=name, channels=4, reduces=False, search=True, drop_path=0)
         ours = nn.Sequential(*cell.operations[key].body, *filter(None, [cell.operations[key].norm]))
         operation.load_state_dict(dict(zip(operation.state_dict(), ours.state_dict().values(), strict=True)))

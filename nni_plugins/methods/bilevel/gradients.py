@@ -21,10 +21,11 @@ from torch import nn
 FINITE_DIFFERENCE = 0.01
 
 Loss = Callable[[], torch.Tensor]
+Parameters = Sequence[nn.Parameter]
 Gradients = Sequence[torch.Tensor | None]
 
 
-def first_order(validation: Loss, alpha: Sequence[nn.Parameter], w: Sequence[nn.Parameter]) -> tuple[torch.Tensor, Gradients]:
+def first_order(validation: Loss, alpha: Parameters, w: Parameters) -> tuple[torch.Tensor, Gradients]:
     """Return the validation loss and its gradient by alpha.
 
     Parameters
@@ -43,15 +44,19 @@ def first_order(validation: Loss, alpha: Sequence[nn.Parameter], w: Sequence[nn.
         loss = validation()
         if not loss.requires_grad:
             raise ValueError(
-                "The validation loss does not depend on the architecture parameters, so that there is nothing to search "
-                "by; check that the evaluator's training_step runs the model with gradients and that every choice of "
-                "the space is used."
+                "The validation loss does not depend on the architecture parameters, so that there is nothing to "
+                "search by; check that the evaluator's training_step runs the model with gradients and that every "
+                "choice of the space is used."
             )
         return loss, torch.autograd.grad(loss, alpha, allow_unused=True)
 
 
 def second_order(
-    training: Loss, validation: Loss, alpha: Sequence[nn.Parameter], w: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer
+    training: Loss,
+    validation: Loss,
+    alpha: Parameters,
+    w: Parameters,
+    optimizer: torch.optim.Optimizer,
 ) -> tuple[torch.Tensor, Gradients]:
     """Return the validation loss at ``w'`` and the second-order gradient by alpha; ``w`` is as before afterwards.
 
@@ -83,15 +88,14 @@ def second_order(
             sides.append(torch.autograd.grad(training(), alpha, allow_unused=True))
     _assign(w, start)
     implicit = [
-        (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r) for plus, minus, a in zip(*sides, alpha, strict=True)
+        (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
+        for plus, minus, a in zip(*sides, alpha, strict=True)
     ]
     return loss, [_zero_if_none(g, a) - i for g, i, a in zip(by_alpha, implicit, alpha, strict=True)]
 
 
-def sgd_direction(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], gradients: Gradients
-) -> list[torch.Tensor]:
-    """Return the direction of SGD's next step, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
+def sgd_direction(optimizer: torch.optim.Optimizer, parameters: Parameters, gradients: Gradients) -> list[torch.Tensor]:
+    """Return SGD's next direction, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     directions = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -105,7 +109,7 @@ def sgd_direction(
 
 
 @contextmanager
-def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def without_gradients(parameters: Parameters) -> Iterator[None]:
     """Compute no gradient for ``parameters`` inside the block: what is not needed is neither stored nor computed."""
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -117,7 +121,7 @@ def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _assign(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+def _assign(parameters: Parameters, values: Sequence[torch.Tensor]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
 

@@ -80,10 +80,11 @@ def _flat(gradients: Sequence[torch.Tensor | None], like: Sequence[torch.Tensor]
 def architecture_eigenvalue(
     module: BilevelModule, images: torch.Tensor, labels: torch.Tensor, *, steps: int = 20
 ) -> float:
-    """Return the dominant eigenvalue of the cross-entropy's Hessian with respect to the architecture parameters of a search.
+    """Return the dominant eigenvalue of the cross-entropy's Hessian with respect to a search's architecture parameters.
 
-    The search continues as if this had not happened: running statistics and the random state are put back, gradients are
-    not touched. The second derivative takes several times the memory of an architecture step; a smaller batch helps.
+    The search continues as if this had not happened: running statistics and the random state are put back, gradients
+    are not touched. The second derivative takes several times the memory of an architecture step; a smaller batch
+    helps.
 
     Parameters
     ----------

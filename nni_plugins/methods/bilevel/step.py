@@ -144,7 +144,7 @@ class BilevelModule(DartsLightningModule):
         self.training_module.on_validation_epoch_end()
 
     def epoch_losses(self) -> dict[str, float]:
-        """Return the mean losses since the last call, of ``architecture`` steps (if there were any) and ``weights`` steps."""
+        """Return mean losses since the last call, of ``architecture`` steps (if there were any) and ``weights``."""
         means = {kind: float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses}
         self._epoch_losses = {kind: [] for kind in self._epoch_losses}
         return means

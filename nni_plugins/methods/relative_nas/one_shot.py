@@ -21,12 +21,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.nn.pytorch import ModelSpace
@@ -39,24 +40,23 @@ from torchvision.ops import StochasticDepth
 
 from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
-from nni_plugins.methods.metric import Metric, Metrics
-from nni_plugins.methods.spec import EpochEnd, MethodSpec, OnSpace, SearchMethod
-from nni_plugins.tools.checked import Checked, refuse_unknown, setting
-from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
-import pytorch_lightning as pl
 from nni_plugins.methods.bilevel.trainable import make_affine
+from nni_plugins.methods.metric import Metric, Metrics
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
 from nni_plugins.methods.relative_nas.model_space import model_space_encoding
 from nni_plugins.methods.relative_nas.weight_set import Weights, WeightSet
+from nni_plugins.methods.spec import EpochEnd, MethodSpec, OnSpace, SearchMethod
 from nni_plugins.supernet.build import Builder
 from nni_plugins.supernet.channels import AllChannels
 from nni_plugins.supernet.consistency import mixtures_of
 from nni_plugins.supernet.features import PerEdge
 from nni_plugins.supernet.relaxation import Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
+from nni_plugins.tools.checked import Checked, refuse_unknown, setting
 from search_spaces.cells import set_drop_path
 from search_spaces.free_cell import FreeCell
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 _logger = logging.getLogger(__name__)
 

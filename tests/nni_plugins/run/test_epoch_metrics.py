@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from nni_plugins.data import load_data, search_loaders
-from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.methods.bilevel.metrics import HESSIAN
+from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_metrics import hessian_stop_epoch
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import genotype_of_epoch

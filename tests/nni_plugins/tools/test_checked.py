@@ -62,7 +62,11 @@ class Sample(Checked):
         ("mode", "medium", "mode must be one of fast, slow, got 'medium'."),
         ("mode", ["fast"], "mode must be one of fast, slow, got ['fast']."),
         ("schedule", 0.1, "schedule must be a part such as Confident(power=2), got 0.1."),
-        ("schedule", Confident, "schedule must be a part such as Confident(power=2), got the class Confident (write Confid"),
+        (
+            "schedule",
+            Confident,
+            "schedule must be a part such as Confident(power=2), got the class Confident (wr",
+        ),
         ("pair", 3, "pair must be even, got 3."),
     ],
 )

@@ -25,7 +25,9 @@ class ToySpace(ModelSpace):
             num_classes=num_classes, in_channels=in_channels, stem=stem, channels=channels
         )
         self.stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
-        candidates = {name: partial(_operation, name=name, channels=channels) for name in ("skip_connect", "sep_conv_3x3")}
+        candidates = {
+            name: partial(_operation, name=name, channels=channels) for name in ("skip_connect", "sep_conv_3x3")
+        }
         self.cell = Cell(candidates, num_nodes=2, num_ops_per_node=1, num_predecessors=1, label="toy")
         self.classifier = nn.Linear(2 * channels, num_classes)
 

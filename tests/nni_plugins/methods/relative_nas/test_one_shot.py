@@ -31,7 +31,7 @@ from nni_plugins.run.search import search as run_search
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.cell import MixedCell
 from search_spaces import DARTSSpace, NASBench201
-from search_spaces.layout import DARTS_OPERATIONS
+from search_spaces.operation_names import DARTS_OPERATIONS
 from tests.nni_plugins.methods.searching import CLASSES, QUIET, OneCell, OwnSpace, Probe, batches, mutated
 
 STEPS = 2

@@ -13,6 +13,7 @@ Deep and broad cells share one genotype, the *convolution* cell; the enhancement
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -21,13 +22,14 @@ from nni.nas.nn.pytorch import ModelSpace, model_context
 from nni.nas.space import current_model
 from torch import nn
 
-from .cells import NODES, Stem, make_cell, make_stem
-from .layout import DARTS_OPERATIONS
-from .operations import factorized_reduce, relu_conv_bn
+from ..cells import Stem, make_cell, make_stem
+from ..operation_names import DARTS_OPERATIONS
+from ..operations import factorized_reduce, relu_conv_bn
+from . import CONVOLUTION, ENHANCEMENT, SPEC
 
 
 def _embedding(channels_in: int, channels_out: int, halvings: int) -> nn.Sequential:
-    """Knowledge embedding: ReLU-Conv1x1-BN, then one FactorizedReduce for every halving of the resolution."""
+    """Return a knowledge embedding: ReLU-Conv1x1-BN, then one FactorizedReduce for every halving of the resolution."""
     return nn.Sequential(
         relu_conv_bn(channels_in, channels_out, affine=True),
         *(factorized_reduce(channels_out, channels_out, affine=True) for _ in range(halvings)),
@@ -102,7 +104,10 @@ class BCNN(ModelSpace):
             enhancement_cells=enhancement_cells, layers=layers, operations=tuple(operations), drop_path=drop_path,
         )  # fmt: skip
         search = current_model() is None
-        cell_of = partial(make_cell, operations=tuple(operations), search=search, drop_path=drop_path)
+        convolution, enhancement = (
+            replace(SPEC.layout[kind], operations=tuple(operations)) for kind in (CONVOLUTION, ENHANCEMENT)
+        )
+        cell_of = partial(make_cell, search=search, drop_path=drop_path)
 
         stem_width = channels if stem == "imagenet" and not search else 3 * channels
         self.stem0, self.stem1 = make_stem(stem, in_channels, stem_width)
@@ -120,21 +125,26 @@ class BCNN(ModelSpace):
                 pooled_width += width
                 width *= 2
             self.convolution_cells.append(
-                cell_of("convolution", (before, entering), width, reduces=broad, previous_reduces=previous_reduces)
-            )
-            before, entering, previous_reduces = entering, NODES * width, broad
+                cell_of(
+                    CONVOLUTION, convolution, (before, entering), width,
+                    reduces=broad, previous_reduces=previous_reduces,
+                )
+            )  # fmt: skip
+            before, entering, previous_reduces = entering, convolution.num_nodes * width, broad
             if broad:
-                embedded = width if later_broad_cells else NODES * width
-                self.convolution_to_enhancement.append(_embedding(NODES * width, embedded, later_broad_cells))
+                embedded = width if later_broad_cells else entering
+                self.convolution_to_enhancement.append(_embedding(entering, embedded, later_broad_cells))
                 enhancement_width += embedded if later_broad_cells else 0
 
         self.enhancement_cells = nn.ModuleList()
         self.enhancement_to_pooling = nn.ModuleList()
-        output_width = NODES * width
+        output_width = enhancement.num_nodes * width
         for cell in range(enhancement_cells):
             first, last = cell == 0, cell == enhancement_cells - 1
             inputs = (enhancement_width, output_width) if first else (output_width, output_width)
-            self.enhancement_cells.append(cell_of("enhancement", inputs, width, reduces=False, previous_reduces=False))
+            self.enhancement_cells.append(
+                cell_of(ENHANCEMENT, enhancement, inputs, width, reduces=False, previous_reduces=False)
+            )
             embedded = output_width if last else width
             self.enhancement_to_pooling.append(_embedding(output_width, embedded, 0))
             pooled_width += embedded
@@ -143,7 +153,7 @@ class BCNN(ModelSpace):
         self.classifier = nn.Linear(pooled_width, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``."""
+        """Return logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``."""
         before = self.stem0(images)
         entering = before if self.stem1 is None else self.stem1(before)
         per_block = len(self.convolution_cells) // len(self.convolution_to_pooling)
@@ -164,6 +174,6 @@ class BCNN(ModelSpace):
         return self.classifier(self.global_pooling(torch.cat(pooled, 1)).flatten(1))
 
     def freeze(self, sample: Sample) -> BCNN:
-        """The evaluation network of ``sample``, freshly initialised, at this space's sizes."""
+        """Return the evaluation network of ``sample``, freshly initialised, at this space's sizes."""
         with model_context(sample):
             return BCNN(**self._settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The space of DARTS (arXiv 1806.09055), and S1 to S4 of RobustDARTS (arXiv 1909.09656) inside it.
+"""The network of DARTS (arXiv 1806.09055), for all spaces of this package.
 
 A stack of cells with two inputs and four nodes each; *reduction* cells at one and two thirds of the depth halve the
 resolution and double the width, the others are *normal* cells::
@@ -10,9 +10,9 @@ resolution and double the width, the others are *normal* cells::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,10 @@ from nni.nas.nn.pytorch import ModelSpace, model_context
 from nni.nas.space import current_model
 from torch import nn
 
-from .cells import NODES, Stem, make_cell, make_stem
-from .layout import DARTS_OPERATIONS, LAYOUTS, Edge
-
-NORMAL, REDUCE = LAYOUTS["darts"].cells
-ROBUST_DARTS = ("s1", "s2", "s3", "s4")
+from ..cell_graph import Layout
+from ..cells import Stem, make_cell, make_stem
+from ..operation_names import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE
+from . import DARTS, DARTS_ANY, NORMAL, REDUCE, ROBUST_DARTS
 
 
 class AuxiliaryHead(nn.Module):
@@ -51,7 +50,7 @@ class AuxiliaryHead(nn.Module):
         self.classifier = nn.Linear(768, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, num_classes) of features (batch, channels, height, width) of at least 2x2 pixels."""
+        """Return logits (batch, num_classes) of features (batch, channels, height, width) of at least 2x2 pixels."""
         sides = [int(side) for side in x.shape[2:]]
         windows = [max(min(5, side - 1), (side + 1) // 2) for side in sides]
         strides = [side - window for side, window in zip(sides, windows, strict=True)]
@@ -88,9 +87,6 @@ class DARTSSpace(ModelSpace):
         If the sizes do not fit together.
     """
 
-    connections: ClassVar[Literal[2, "any"]] = 2
-    """Connections that a node keeps."""
-
     def __init__(
         self,
         num_classes: int = 10,
@@ -119,30 +115,31 @@ class DARTSSpace(ModelSpace):
         before, width, previous_reduces = entering, channels, stem == "imagenet"
         self.cells = nn.ModuleList()
         self.auxiliary_head: AuxiliaryHead | None = None
-        cell_of = partial(make_cell, search=search, drop_path=drop_path, connections=self.connections)
+        layout = self._layout()
+        cell_of = partial(make_cell, search=search, drop_path=drop_path)
         for layer in range(layers):
             reduces = layer in reductions
             width *= 2 if reduces else 1
             kind = REDUCE if reduces else NORMAL
             self.cells.append(
                 cell_of(
-                    kind, (before, entering), width,
-                    reduces=reduces, previous_reduces=previous_reduces, operations=self._candidates(kind),
+                    kind, layout[kind], (before, entering), width,
+                    reduces=reduces, previous_reduces=previous_reduces,
                 )
             )  # fmt: skip
-            before, entering, previous_reduces = entering, NODES * width, reduces
+            before, entering, previous_reduces = entering, layout[kind].num_nodes * width, reduces
             if layer == reductions[-1] and auxiliary and not search:
                 self.auxiliary_head = AuxiliaryHead(entering, num_classes, stem)
 
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(entering, num_classes)
 
-    def _candidates(self, kind: str) -> tuple[str, ...] | Mapping[Edge, tuple[str, ...]]:
-        """Operations of every edge of a cell, or of each edge."""
-        return self._settings["operations"]
+    def _layout(self) -> Layout:
+        """Return the cells with the operations that were asked for."""
+        return _with_operations(DARTS.layout, self._settings["operations"])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``.
+        """Return logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``.
 
         With an auxiliary head and in training mode: the pair of the network's and the head's logits.
         """
@@ -157,16 +154,53 @@ class DARTSSpace(ModelSpace):
         return logits if auxiliary is None else (logits, auxiliary)
 
     def freeze(self, sample: Sample) -> DARTSSpace:
-        """The evaluation network of ``sample``, freshly initialised, at this space's sizes."""
+        """Return the evaluation network of ``sample``, freshly initialised, at this space's sizes."""
         with model_context(sample):
             return type(self)(**self._settings)
+
+
+def _with_operations(layout: Layout, operations: tuple[str, ...]) -> Layout:
+    return {kind: replace(graph, operations=operations) for kind, graph in layout.items()}
+
+
+class AnyDARTSSpace(DARTSSpace):
+    """:class:`DARTSSpace` whose nodes keep any number of connections; the seven operations without ``none``.
+
+    A node keeps at least one connection, and several operations from one predecessor if it likes. In the evaluation net
+    drop-path drops every connection on its own.
+
+    Parameters
+    ----------
+    num_classes, in_channels, stem, channels, layers, operations, drop_path, auxiliary
+        As in :class:`DARTSSpace`.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit together, or ``none`` is among the operations.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        stem: Stem = "cifar",
+        channels: int = 16,
+        layers: int = 8,
+        operations: tuple[str, ...] = DARTS_OPERATIONS_WITHOUT_NONE,
+        drop_path: float = 0.0,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__(num_classes, in_channels, stem, channels, layers, operations, drop_path, auxiliary)
+
+    def _layout(self) -> Layout:
+        return _with_operations(DARTS_ANY.layout, self._settings["operations"])
 
 
 class RobustDARTS(DARTSSpace):
     """S1 to S4: the DARTS space with few candidates an edge, on which DARTS collapses [RobustDARTS, section 3].
 
-    S1 has two candidates an edge, others on every edge; S2 {skip_connect, sep_conv_3x3}; S3 adds ``none``; S4 {noise,
-    sep_conv_3x3}. In S1 NNI's sample calls a candidate by its number on the edge, so that whatever edge and candidate a
+    In S1 NNI's sample calls a candidate by its number on the edge, so that whatever edge and candidate a
     strategy picks exist; :class:`search_spaces.Genotype` names operations.
 
     Parameters
@@ -196,11 +230,8 @@ class RobustDARTS(DARTSSpace):
         if space not in ROBUST_DARTS:
             raise ValueError(f"Unknown RobustDARTS space {space!r}; expected one of {', '.join(ROBUST_DARTS)}.")
         self.space = space
-        super().__init__(
-            num_classes, in_channels, stem, channels, layers, LAYOUTS[space].operations, drop_path, auxiliary
-        )
+        super().__init__(num_classes, in_channels, stem, channels, layers, drop_path=drop_path, auxiliary=auxiliary)
         self._settings = {"space": space} | {k: v for k, v in self._settings.items() if k != "operations"}
 
-    def _candidates(self, kind: str) -> tuple[str, ...] | Mapping[Edge, tuple[str, ...]]:
-        layout = LAYOUTS[self.space]
-        return layout.edge_operations.get(kind, layout.operations)
+    def _layout(self) -> Layout:
+        return ROBUST_DARTS[self.space].layout
