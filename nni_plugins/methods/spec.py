@@ -22,7 +22,6 @@ from nni_plugins.tools.checked import Checked
 from search_spaces import Genotype
 
 Values = Mapping[str, Any]
-NOTHING: Values = MappingProxyType({})
 
 PUBLISHED_EPOCHS = 50
 """Length of the searches in the papers of all methods here, in epochs (generations of RelativeNAS)."""
@@ -85,7 +84,7 @@ class Strategy(Protocol):
 class SearchMethod:
     """Defaults of a :class:`Strategy` that suit any one-shot strategy of NNI; mixed in before NNI's class."""
 
-    preset: ClassVar[Values] = NOTHING
+    preset: ClassVar[Values] = MappingProxyType({})
     """Settings in which the method differs from its family's defaults."""
     extra_epochs: ClassVar[int] = 0
     """Epochs of the Trainer beyond those of the search."""
@@ -126,8 +125,8 @@ class OnSpace:
         Fields of :class:`~nni_plugins.run.recipes.RetrainRecipe` that differ from the space's own evaluation.
     """
 
-    arguments: Values = NOTHING
-    evaluation: Values = NOTHING
+    arguments: Values = field(default_factory=dict)
+    evaluation: Values = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,9 @@ class MethodSpec:
     strategy: type[Strategy]
     summary: str
     papers: tuple[str, ...]
-    search: Values = NOTHING
+    search: Values = field(default_factory=dict)
     spaces: Mapping[str, OnSpace] = field(default_factory=dict)
-    quick: Values = NOTHING
+    quick: Values = field(default_factory=dict)
 
     def on(self, space: str) -> OnSpace:
         """Return what the paper sets on ``space``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 
 
+@runtime_checkable
 class Channels(Protocol):
     """Which part of a node's channels is mixed, and how the rest rejoins it."""
 

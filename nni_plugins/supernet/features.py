@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from nni_plugins.supernet.operation import WeightedOperation
 
 
+@runtime_checkable
 class Features(Protocol):
     """Which operations on the same source are one module, computed once."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -64,6 +64,7 @@ class Topology:
         return slice(first, first + target)
 
 
+@runtime_checkable
 class Relaxation(Protocol):
     """How architecture parameters become mixture weights and connections."""
 

