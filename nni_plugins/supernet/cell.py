@@ -22,7 +22,7 @@ from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
 from nni_plugins.supernet.features import Features
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
-from nni_plugins.supernet.relaxation import NO_OPERATION
+from search_spaces.operation_names import NO_OPERATION
 
 OperationFactory = Callable[[int, int], nn.Module]
 """From (target node, source node) to a candidate operation."""
@@ -98,11 +98,11 @@ class MixedCell(BaseSuperNetModule):
         self.operations = nn.ModuleDict()
         self._key: dict[tuple[int, int, int], str] = {}
         self._shared: dict[tuple[int, str, str], str] = {}
-        for source, target in architecture.topology.edges:
+        for source, target in architecture.graph.edges:
             for k, (name, factory) in enumerate(factories.items()):
                 if name != NO_OPERATION:
                     self._key[source, target, k] = self._add(source, target, name, factory)
-        self._uses = {source: self._uses_of(source) for source in range(architecture.topology.targets.stop - 1)}
+        self._uses = {source: self._uses_of(source) for source in range(architecture.graph.targets.stop - 1)}
 
     def _add(self, source: int, target: int, name: str, factory: OperationFactory) -> str:
         """Register an operation: one per source if its feature is shared, else one per edge."""
@@ -115,15 +115,15 @@ class MixedCell(BaseSuperNetModule):
         return key
 
     def _uses_of(self, source: int) -> _Uses:
-        topology = self.architecture.topology
-        row = {edge: row for row, edge in enumerate(topology.edges)}
+        graph = self.architecture.graph
+        row = {edge: row for row, edge in enumerate(graph.edges)}
         uses: dict[str, dict[int, int]] = {}
         for (start, target, k), key in self._key.items():
             if start == source:
-                uses.setdefault(key, {})[target] = row[start, target] * len(topology.operations) + k
+                uses.setdefault(key, {})[target] = row[start, target] * len(graph.operations) + k
         alone = [(key, *next(iter(edges.items()))) for key, edges in uses.items() if len(edges) == 1]
         shared = [key for key, edges in uses.items() if len(edges) > 1]
-        targets = [target for target in topology.targets if any(target in uses[key] for key in shared)]
+        targets = [target for target in graph.targets if any(target in uses[key] for key in shared)]
         positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
         self.register_buffer(f"positions_{source}", positions, persistent=False)
         return _Uses(alone, shared, targets, f"positions_{source}")
@@ -135,8 +135,8 @@ class MixedCell(BaseSuperNetModule):
 
     def forward(self, *inputs: Any) -> Any:
         """Mix, or run the derived connections alone if :attr:`derived_only` is set; arguments as NNI's ``Cell``."""
-        topology = self.architecture.topology
-        raw = preprocess_cell_inputs(topology.num_inputs, *inputs)
+        graph = self.architecture.graph
+        raw = preprocess_cell_inputs(graph.num_inputs, *inputs)
         nodes: dict[int, torch.Tensor] = dict(enumerate(self.preprocessor(raw)))
         weights: _Weights | None = None
         connections: Connections = {}
@@ -148,10 +148,10 @@ class MixedCell(BaseSuperNetModule):
             weights, edges = self._mixture(nodes[0].shape[1] // self.channels.fraction)
         else:
             edges = _edges_of(connections)
-        sums = {target: _Sum() for target in topology.targets}
-        bypasses = {target: _Sum() for target in topology.targets}
-        for source in range(topology.targets.stop):
-            if source in topology.targets:
+        sums = {target: _Sum() for target in graph.targets}
+        bypasses = {target: _Sum() for target in graph.targets}
+        for source in range(graph.targets.stop):
+            if source in graph.targets:
                 node = sums.pop(source).value
                 # only where an edge may be derived to be none can all edges into a node be
                 node = torch.zeros_like(nodes[0]) if node is None else node
@@ -171,7 +171,7 @@ class MixedCell(BaseSuperNetModule):
                     halved = sums[target].value.shape[-1] < mixed.shape[-1]
                     passed = bypass_of(bypass, halved)
                     bypasses[target].add(passed if weight is None else passed * weight, owned=weight is not None)
-        intermediate = [nodes[n] for n in topology.targets]
+        intermediate = [nodes[n] for n in graph.targets]
         merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
         return self.postprocessor(merged, raw)
 
@@ -179,10 +179,10 @@ class MixedCell(BaseSuperNetModule):
         operation_weights, edge_weights = self.architecture.weights()
         flat = operation_weights.flatten()
         per_channel = flat.unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
-        topology = self.architecture.topology
-        by_edge = [None] * len(topology.edges) if edge_weights is None else edge_weights.unbind(0)
+        graph = self.architecture.graph
+        by_edge = [None] * len(graph.edges) if edge_weights is None else edge_weights.unbind(0)
         edges: _Edges = {}
-        for (source, target), weight in zip(topology.edges, by_edge, strict=True):
+        for (source, target), weight in zip(graph.edges, by_edge, strict=True):
             edges.setdefault(source, []).append((target, weight))
         return _Weights(F.pad(flat, (0, 1)), per_channel), edges
 
@@ -233,11 +233,11 @@ class MixedCell(BaseSuperNetModule):
 
     def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
         """The softmax of alpha by edge and operation."""
-        topology = self.architecture.topology
+        graph = self.architecture.graph
         probabilities = self.architecture.probabilities().tolist()
         return {
-            f"{self.label}/{target}_{source}": dict(zip(topology.operations, row, strict=True))
-            for (source, target), row in zip(topology.edges, probabilities, strict=True)
+            f"{self.label}/{target}_{source}": dict(zip(graph.operations, row, strict=True))
+            for (source, target), row in zip(graph.edges, probabilities, strict=True)
         }
 
 

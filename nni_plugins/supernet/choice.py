@@ -11,7 +11,7 @@ from torch import nn
 
 from nni_plugins.supernet.architecture import ChoiceArchitecture
 from nni_plugins.supernet.operation import WeightedOperation
-from nni_plugins.supernet.relaxation import NO_OPERATION
+from search_spaces.operation_names import NO_OPERATION
 
 
 class _MixedChoice(BaseSuperNetModule):
