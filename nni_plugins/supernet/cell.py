@@ -96,6 +96,7 @@ class MixedCell(BaseSuperNetModule):
         self.concat_dim = concat_dim
         self.derived_only = False
         self.operations = nn.ModuleDict()
+        self._make_none = factories.get(NO_OPERATION)
         self._key: dict[tuple[int, int, int], str] = {}
         self._shared: dict[tuple[int, str, str], str] = {}
         for source, target in architecture.graph.edges:
@@ -153,8 +154,7 @@ class MixedCell(BaseSuperNetModule):
         for source in range(graph.targets.stop):
             if source in graph.targets:
                 node = sums.pop(source).value
-                # only where an edge may be derived to be none can all edges into a node be
-                node = torch.zeros_like(nodes[0]) if node is None else node
+                node = self._nothing(source, nodes[0]) if node is None else node
                 nodes[source] = self.channels.join(node, bypasses.pop(source).value)
             if source not in self._uses:
                 break
@@ -174,6 +174,11 @@ class MixedCell(BaseSuperNetModule):
         intermediate = [nodes[n] for n in graph.targets]
         merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
         return self.postprocessor(merged, raw)
+
+    def _nothing(self, target: int, x: torch.Tensor) -> torch.Tensor:
+        """Return what a node is whose connections are all ``none``: zeros, at the resolution that the cell leaves."""
+        assert self._make_none is not None, "without none every node keeps an operation"
+        return self._make_none(target, 0)(x)
 
     def _mixture(self, channels: int) -> tuple[_Weights, _Edges]:
         operation_weights, edge_weights = self.architecture.weights()
