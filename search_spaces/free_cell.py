@@ -160,7 +160,7 @@ class FreeCell(MutableModule):
         return self.label_scope.name
 
     def freeze(self, sample: Sample) -> FreeCell:
-        """The cell of ``sample``, with fresh operations."""
+        """Return the cell of ``sample``, with fresh operations."""
         with model_context(sample):
             return FreeCell(
                 self.op_candidates_factory, self.num_nodes, self.num_predecessors, self.preprocessor,
@@ -168,7 +168,7 @@ class FreeCell(MutableModule):
             )  # fmt: skip
 
     def forward(self, *inputs: Any) -> Any:
-        """Arguments and result as NNI's ``Cell``."""
+        """Run the cell; arguments and result as NNI's ``Cell``."""
         raw = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes = list(self.preprocessor(raw))
         for connections, operations in zip(self.connections.values(), self.ops.children(), strict=True):

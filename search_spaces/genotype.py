@@ -97,7 +97,7 @@ class Genotype:
         return Genotype, (self.space, dict(self.cells), dict(self.choices), self.num_inputs)
 
     def _nodes(self) -> Iterator[tuple[str, int, Node]]:
-        """Every intermediate node as (kind of cell, node index, connections)."""
+        """Return every intermediate node as (kind of cell, node index, connections)."""
         for kind, nodes in self.cells.items():
             for index, node in enumerate(nodes, start=self.num_inputs):
                 yield kind, index, node
@@ -136,7 +136,7 @@ class Genotype:
                     )
 
     def to_sample(self) -> dict[str, Any]:
-        """NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
+        """Return NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
         layout = _layout(self.space)
         sample = copy.deepcopy(dict(self.choices))
         for kind, nodes in self.cells.items():
@@ -170,7 +170,7 @@ class Genotype:
         return cls(space, cells, choices, num_inputs=min(num_inputs.values(), default=2))
 
     def to_json(self) -> str:
-        """The genotype as a text that a person can read, one line per node; also the file format."""
+        """Return the genotype as a text that a person can read, one line per node; also the file format."""
         lines = ["{", f'  "format": {FORMAT},', f'  "space": {json.dumps(self.space)},']
         lines.append(f'  "inputs": {self.num_inputs},')
         if self.choices:

@@ -59,12 +59,12 @@ class CellArchitecture(_Tempered):
         return tables | {"alpha": tables["alpha"] / self.temperature}
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mixture weights of operations, (edges, operations), and of edges, (edges,) or None."""
+        """Return the mixture weights of operations, (edges, operations), and of edges, (edges,) or None."""
         return self.relaxation.weights(self._parameters_by_name(), self.graph)
 
     @torch.no_grad()
     def derive(self) -> Connections:
-        """The connections that the parameters stand for now.
+        """Return the connections that the parameters stand for now.
 
         They are worked out once after every change of the parameters, whoever made it: an optimiser's step and a loaded
         checkpoint raise a tensor's version, and a replaced tensor has another address.
@@ -75,12 +75,12 @@ class CellArchitecture(_Tempered):
         return self._derived[1]
 
     def connections(self) -> Connections:
-        """What a cell runs that does not mix: the derived connections, or those that :meth:`choose` has fixed."""
+        """Return what a cell that does not mix runs: the derived connections, or those that :meth:`choose` fixed."""
         return self.derive() if self._chosen is None else self._chosen
 
     @torch.no_grad()
     def connected(self) -> Connections:
-        """What a Transit-cell runs: the derived connections, without ``none`` where it would cut the cell in two.
+        """Return what a Transit-cell runs: the derived connections, without a ``none`` that would cut the cell in two.
 
         Behind such a cell no gradient reaches the architecture parameters, and the search would stand still for ever.
         Not stated in the paper, whose space never derives ``none``; NAS-Bench-201 does. Connections that
@@ -117,14 +117,14 @@ class CellArchitecture(_Tempered):
         self._chosen = None if sample is None else _read(sample, self.label, self.graph)
 
     def export(self) -> dict[str, object]:
-        """The derived cell as part of NNI's sample."""
+        """Return the derived cell as part of NNI's sample."""
         names = self.graph.operations
         nodes = {target: [(names[k], source) for k, source in node] for target, node in self.derive().items()}
         return write_cell(nodes, self.label, self.graph)
 
     @torch.no_grad()
     def probabilities(self) -> torch.Tensor:
-        """The distributions that the search sharpens, one a row, (edges, operations)."""
+        """Return the distributions that the search sharpens, one a row, (edges, operations)."""
         return self._parameters_by_name()["alpha"].softmax(-1)
 
 
@@ -181,18 +181,18 @@ class ChoiceArchitecture(_Tempered):
         self._chosen: list[int] | None = None
 
     def weights(self) -> torch.Tensor:
-        """``softmax(alpha / tau)``, (candidates,)."""
+        """Return ``softmax(alpha / tau)``, (candidates,)."""
         return (self.alpha / self.temperature).softmax(0)
 
     @torch.no_grad()
     def derive(self) -> list[int]:
-        """Numbers of the strongest candidates in their own order, of equals the first."""
+        """Return the numbers of the strongest candidates in their own order; ties go to the first."""
         logits = self.alpha.tolist()
         ranked = sorted(range(len(logits)), key=lambda k: -logits[k])
         return sorted(ranked[: self.num_chosen or 1])
 
     def connections(self) -> list[int]:
-        """The candidates that run where nothing is mixed: the derived ones, or those that :meth:`choose` has fixed."""
+        """Return the candidates that run where nothing is mixed: the derived ones, or what :meth:`choose` fixed."""
         return self.derive() if self._chosen is None else self._chosen
 
     def choose(self, sample: Mapping[str, Any] | None) -> None:
@@ -215,13 +215,13 @@ class ChoiceArchitecture(_Tempered):
         self._chosen = [self.candidates.index(value) for value in values]
 
     def export(self) -> dict[str, object]:
-        """The derived candidate, or the ``num_chosen`` derived ones, as part of NNI's sample."""
+        """Return the derived candidate, or the ``num_chosen`` derived ones, as part of NNI's sample."""
         values = [self.candidates[k] for k in self.derive()]
         return {self.label: values[0] if self.num_chosen is None else values}
 
     @torch.no_grad()
     def probabilities(self) -> torch.Tensor:
-        """The distribution that the search sharpens, (1, candidates)."""
+        """Return the distribution that the search sharpens, (1, candidates)."""
         return self.weights().unsqueeze(0)
 
 

@@ -1,7 +1,7 @@
 """Autocast for convolutions with a backward pass of their own.
 
-Inside ``torch.autograd.Function`` autocast would cast for the forward pass alone, and the backward pass would meet inputs
-and gradients of two precisions. Cast before, autograd takes the casts back.
+Inside ``torch.autograd.Function`` autocast would cast for the forward pass alone, and the backward pass would meet
+inputs and gradients of two precisions. Where the casts come before the function, autograd undoes them.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Builder:
             )
 
     def hook(self, module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-        """NNI's mutation hook."""
+        """Mutate a module, as NNI's hook."""
         del name, memo, kwargs
         if is_cell(module):
             return self._mixed_cell(module)
@@ -188,7 +188,7 @@ class Builder:
 
 
 def _engines(engine_cells: EngineCells, labels: list[str]) -> frozenset[int]:
-    """Numbers of the cells that mix, among cells with these labels.
+    """Return the numbers of the cells that mix, among cells with these labels.
 
     Raises
     ------

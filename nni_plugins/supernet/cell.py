@@ -194,7 +194,7 @@ class MixedCell(BaseSuperNetModule):
     def _terms(
         self, source: int, features: _SourceFeatures, weights: _Weights
     ) -> Iterator[tuple[int, torch.Tensor, bool]]:
-        """What ``source`` adds to which target, every operation weighted, and whether the sum may take it over."""
+        """Return what ``source`` adds to which target, each operation weighted, and if the sum may take it over."""
         uses = self._uses[source]
         if uses.shared:
             table = weights.flat[self.get_buffer(uses.positions)]
@@ -208,18 +208,18 @@ class MixedCell(BaseSuperNetModule):
     def _derived_terms(
         self, source: int, features: _SourceFeatures, connections: Connections
     ) -> Iterator[tuple[int, torch.Tensor, bool]]:
-        """What ``source`` adds to which target over ``connections`` alone, unweighted."""
+        """Return what ``source`` adds to which target over ``connections`` alone, unweighted."""
         for target, node in connections.items():
             for k, start in node:
                 if start == source and (source, target, k) in self._key:
                     yield target, features.of(self._key[source, target, k]), False
 
     def operations_of_all(self) -> list[nn.Module]:
-        """The operations of all architectures."""
+        """Return the operations of all architectures."""
         return list(self.operations.values())
 
     def operations_running(self) -> list[nn.Module]:
-        """The operations that run where nothing is mixed, each once."""
+        """Return the operations that run where nothing is mixed, each once."""
         keys = [
             self._key[source, target, k]
             for target, connections in self.architecture.connections().items()
@@ -229,15 +229,15 @@ class MixedCell(BaseSuperNetModule):
         return [self.operations[key] for key in dict.fromkeys(keys)]
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to sample: all candidates are mixed."""
+        """Return nothing, as there is nothing to sample: all candidates are mixed."""
         return {}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The derived cell as part of NNI's sample."""
+        """Return the derived cell as part of NNI's sample."""
         return {label: value for label, value in self.architecture.export().items() if label not in memo}
 
     def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The softmax of alpha by edge and operation."""
+        """Return the softmax of alpha by edge and operation."""
         graph = self.architecture.graph
         probabilities = self.architecture.probabilities().tolist()
         return {
@@ -247,7 +247,7 @@ class MixedCell(BaseSuperNetModule):
 
 
 def _edges_of(connections: Connections) -> _Edges:
-    """The edges that carry a connection, unweighted."""
+    """Return the edges that carry a connection, unweighted."""
     edges: _Edges = {}
     for target, node in connections.items():
         for source in dict.fromkeys(source for _, source in node):
@@ -287,14 +287,14 @@ class _SourceFeatures:
         self._bodies: dict[str, torch.Tensor] = {}
 
     def of(self, key: str) -> torch.Tensor:
-        """``operation(x)``, made once."""
+        """Return ``operation(x)``, made once."""
         if key not in self._made:
             operation = self._operation(key)
             self._made[key] = operation.normalise(self._body_of(operation))
         return self._made[key]
 
     def weighted(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        """``weight * operation(x)``; ``weight`` is (channels,)."""
+        """Return ``weight * operation(x)``; ``weight`` is (channels,)."""
         operation = self._operation(key)
         return operation.normalise(self._body_of(operation), weight)
 
@@ -302,7 +302,7 @@ class _SourceFeatures:
         return cast(WeightedOperation, self._operations[key])
 
     def _body_of(self, operation: WeightedOperation) -> torch.Tensor:
-        """What precedes the BatchNorm of an operation; made once if it has no parameters."""
+        """Return what precedes the BatchNorm of an operation; made once if it has no parameters."""
         key = operation.body_key
         if key is None:
             return operation.body(self._input_of(operation))

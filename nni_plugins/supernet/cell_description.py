@@ -63,7 +63,7 @@ class CellDescription:
 
 
 def is_cell(module: nn.Module) -> bool:
-    """Whether ``module`` is of a class that :func:`describe` knows, or of a subclass.
+    """Return whether ``module`` is of a class that :func:`describe` knows, or of a subclass.
 
     A NAS-Bench-201 cell that changes the number of channels is left to its choices.
     """

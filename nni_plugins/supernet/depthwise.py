@@ -59,7 +59,7 @@ def _depthwise(x: torch.Tensor, weight: torch.Tensor, stride: int, dilation: int
 
 
 def _spread(gradient: torch.Tensor, shape: torch.Size, stride: int) -> torch.Tensor:
-    """Every pixel of ``gradient`` at its place among zeros, ``stride`` pixels apart."""
+    """Return every pixel of ``gradient`` at its place among zeros, ``stride`` pixels apart."""
     if stride == 1:
         return gradient
     spread = gradient.new_zeros(shape)

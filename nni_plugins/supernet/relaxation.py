@@ -37,21 +37,21 @@ class Relaxation(Protocol):
     """Whether it decides how many connections a node keeps; otherwise the cell says how many."""
 
     def temperature(self, epoch: int) -> float:
-        """What ``alpha`` is divided by in epoch ``epoch`` (from 0) before :meth:`weights` and :meth:`derive` see it."""
+        """Return what divides ``alpha`` in ``epoch`` (from 0) before :meth:`weights` and :meth:`derive` see it."""
 
     def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
-        """Initial architecture parameters by name."""
+        """Return the initial architecture parameters by name."""
 
     def weights(
         self, parameters: Mapping[str, torch.Tensor], graph: CellGraph
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight of every operation, (edges, operations), and of every edge, (edges,) or None where all are 1.
+        """Return the weights of operations, (edges, operations), and of edges, (edges,) or None where all are 1.
 
         The first already contains the second.
         """
 
     def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
-        """Connections of every intermediate node, the strongest first."""
+        """Return the connections of every intermediate node, the strongest first."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Tempered:
             )
 
     def temperature(self, epoch: int) -> float:
-        """``tau * tau_decay ** epoch``, never below :data:`LOWEST_TEMPERATURE` or ``tau``, whichever is lower."""
+        """Return ``tau * tau_decay ** epoch``, never below the lower of :data:`LOWEST_TEMPERATURE` and ``tau``."""
         return max(self.tau * self.tau_decay**epoch, min(self.tau, LOWEST_TEMPERATURE))
 
 
@@ -141,12 +141,12 @@ class EdgeNormalisation(Tempered):
 
 
 def initial_alpha(graph: CellGraph) -> torch.Tensor:
-    """Small random logits, (edges, operations)."""
+    """Return small random logits, (edges, operations)."""
     return INITIAL_SCALE * torch.randn(len(graph.edges), len(graph.operations))
 
 
 def strongest_connections(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
-    """The connections that a cell with a given number of them keeps, by the weights of its operations.
+    """Return the connections that a cell with a given number of them keeps, by the weights of its operations.
 
     Parameters
     ----------
@@ -161,15 +161,15 @@ def strongest_connections(weights: torch.Tensor, graph: CellGraph) -> dict[int, 
 
 
 def strongest_operations(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
-    """The NAS-Bench-201 rule: every edge keeps its strongest operation, of equals the first, ``none`` included."""
+    """Return the strongest operation of every edge, ``none`` included, ties going to the first [NAS-Bench-201]."""
     chosen = iter(row.index(max(row)) for row in weights.detach().cpu().tolist())
     return {target: [Derived(next(chosen), source) for source in range(target)] for target in graph.targets}
 
 
 def strongest_inputs(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
-    """The DARTS rule: a node keeps its strongest edges, each with its strongest operation; never ``none``.
+    """Return the strongest edges of every node, each with its strongest operation but never ``none`` [DARTS].
 
-    Of equal weights the lower index wins. Where a node has fewer predecessors than connections to keep, the next
+    Ties go to the lower index. Where a node has fewer predecessors than connections to keep, the next
     strongest operations follow (as NNI's DARTS does).
 
     Parameters

@@ -70,7 +70,7 @@ class SparseThreshold(Tempered):
         return qhat, qhat.sum(-1)
 
     def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
-        """Everything above its node's threshold, by input and operation (all of it is kept, so no order matters)."""
+        """Return everything above its node's threshold, by input and operation (all is kept, so no order matters)."""
         alive = self.weights(parameters, graph)[0].detach().cpu() > 0
         return {
             target: [Derived(k, source) for source, k in alive[graph.rows(target)].nonzero().tolist()]
