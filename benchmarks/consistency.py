@@ -46,7 +46,8 @@ from nni_plugins.run.settings import SearchRecipe
 from nni_plugins.supernet.consistency import consistency, derived_subgraph, evaluating
 from nni_plugins.tools.atomic_files import atomic_write
 from nni_plugins.tools.console import quiet_libraries
-from search_spaces import DARTS_OPERATIONS, AnyDARTSSpace, DARTSSpace, NASBench201
+from search_spaces import AnyDARTSSpace, DARTSSpace, NASBench201
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 from nni.nas.evaluator.pytorch import Lightning, Trainer  # isort: skip  after search_spaces, or NNI's DARTS is unusable
 
@@ -151,7 +152,7 @@ def measure_gaps(data: ImageData, arguments: argparse.Namespace) -> dict[str, An
         runs, seconds = [], 0.0
         for seed in range(arguments.seeds):
             space = contender.space(
-                **shape, channels=arguments.channels, layers=arguments.layers, operations=DARTS_OPERATIONS[1:]
+                **shape, channels=arguments.channels, layers=arguments.layers, operations=DARTS_OPERATIONS_WITHOUT_NONE
             )
             strategy = contender.strategy(arch_learning_rate=arguments.arch_lr)
             history, took = train(strategy, space, data, arguments, seed, gaps, every_epoch=True)

@@ -20,17 +20,15 @@ from typing import Any
 from nni.algorithms.hpo.tpe_tuner import TpeTuner
 
 from nni_plugins.methods.relative_nas import slow_fast
-from nni_plugins.methods.relative_nas.encoding import DARTS_OPERATIONS, darts_encoding
+from nni_plugins.methods.relative_nas.encoding import Choice, darts_encoding
 from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 from nni_plugins.tools.console import quiet_libraries
 
 POPULATION = 20
 SPACE = {
-    f"{kind}/{part}_{node}_{slot}": {"_type": "choice", "_value": values}
-    for kind in ("normal", "reduce")
-    for node in range(2, 6)
-    for slot in range(2)
-    for part, values in (("input", list(range(node))), ("op", list(DARTS_OPERATIONS)))
+    name: {"_type": "choice", "_value": list(variable.values)}
+    for name, variable in darts_encoding().variables.items()
+    if isinstance(variable, Choice)
 }
 
 

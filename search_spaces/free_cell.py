@@ -28,6 +28,7 @@ from numpy.random import RandomState
 from torch import nn
 
 from .operation_names import NO_OPERATION
+from .sample_labels import format_connection, node_label, parse_connection
 
 EXPECTED_CONNECTIONS = 2
 """Connections that a node of a random cell has on average, before empty nodes are drawn anew."""
@@ -138,15 +139,14 @@ class FreeCell(MutableModule):
 
     def _add_node(self, node: int) -> None:
         choice = SomeOf(
-            [f"{name}:{source}" for source in range(node) for name in self.op_candidates_factory], label=f"node_{node}"
+            [format_connection(name, source) for source in range(node) for name in self.op_candidates_factory],
+            label=node_label(node),
         )
         sample = current_model()
         if sample is None:
             self.add_mutable(choice)
-        pairs = [
-            connection.rsplit(":", 1) for connection in (choice.default() if sample is None else choice.freeze(sample))
-        ]
-        self.connections[node] = [(operation, int(source)) for operation, source in pairs]
+        chosen = choice.default() if sample is None else choice.freeze(sample)
+        self.connections[node] = [parse_connection(connection) for connection in chosen]
         self.ops.append(
             nn.ModuleList(
                 self.op_candidates_factory[operation](node, slot, source)
@@ -160,7 +160,7 @@ class FreeCell(MutableModule):
         return self.label_scope.name
 
     def freeze(self, sample: Sample) -> FreeCell:
-        """The cell of ``sample``, with fresh operations."""
+        """Return the cell of ``sample``, with fresh operations."""
         with model_context(sample):
             return FreeCell(
                 self.op_candidates_factory, self.num_nodes, self.num_predecessors, self.preprocessor,
@@ -168,7 +168,7 @@ class FreeCell(MutableModule):
             )  # fmt: skip
 
     def forward(self, *inputs: Any) -> Any:
-        """Arguments and result as NNI's ``Cell``."""
+        """Run the cell; arguments and result as NNI's ``Cell``."""
         raw = preprocess_cell_inputs(self.num_predecessors, *inputs)
         nodes = list(self.preprocessor(raw))
         for connections, operations in zip(self.connections.values(), self.ops.children(), strict=True):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +24,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .cell_graph import CellGraph, Layout
+from .cell_graph import Layout
 from .registry import space_spec
+from .sample_labels import read_cells, write_cell
 from .spec import SpaceSpec
 
 FORMAT = 1
@@ -97,7 +97,7 @@ class Genotype:
         return Genotype, (self.space, dict(self.cells), dict(self.choices), self.num_inputs)
 
     def _nodes(self) -> Iterator[tuple[str, int, Node]]:
-        """Every intermediate node as (kind of cell, node index, connections)."""
+        """Return every intermediate node as (kind of cell, node index, connections)."""
         for kind, nodes in self.cells.items():
             for index, node in enumerate(nodes, start=self.num_inputs):
                 yield kind, index, node
@@ -136,20 +136,11 @@ class Genotype:
                     )
 
     def to_sample(self) -> dict[str, Any]:
-        """NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
+        """Return NNI's sample dict of this architecture, as ``ModelSpace.freeze`` and ``model_context`` take it."""
         layout = _layout(self.space)
         sample = copy.deepcopy(dict(self.choices))
-        for kind, index, node in self._nodes():
-            graph = layout.get(kind)
-            if graph is not None and graph.connections == "every input":
-                sample |= {f"{kind}/{source}_{index}": operation for operation, source in node}
-            elif graph is not None and graph.connections == "any":
-                sample[f"{kind}/node_{index}"] = [f"{operation}:{source}" for operation, source in node]
-            else:
-                for slot, (operation, source) in enumerate(node):
-                    candidate = _to_candidate(graph, source, index, operation)
-                    sample[f"{kind}/op_{index}_{slot}"] = candidate
-                    sample[f"{kind}/input_{index}_{slot}"] = [source]
+        for kind, nodes in self.cells.items():
+            sample |= write_cell(dict(enumerate(nodes, self.num_inputs)), kind, layout.get(kind))
         return sample
 
     @classmethod
@@ -161,54 +152,25 @@ class Genotype:
         ValueError
             If the sample does not describe an architecture of ``space``.
         """
-        found: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
-        choices: dict[str, Any] = {}
-        layout = _layout(space)
-        for label, value in sample.items():
-            if match := re.fullmatch(r"(.+)/(op|input)_(\d+)_(\d+)", label):
-                kind, part, index, slot = match[1], match[2], int(match[3]), int(match[4])
-                if part == "input":
-                    (value,) = value if isinstance(value, (list, tuple)) else [value]
-                found.setdefault(kind, {}).setdefault(index, {}).setdefault(slot, {})[part] = value
-            elif layout and (match := re.fullmatch(r"(.+)/(\d+)_(\d+)", label)):
-                kind, source, index = match[1], int(match[2]), int(match[3])
-                found.setdefault(kind, {}).setdefault(index, {})[source] = {"op": value, "input": source}
-            elif layout and (match := re.fullmatch(r"(.+)/node_(\d+)", label)):
-                slots = [connection.rsplit(":", 1) for connection in value]
-                found.setdefault(match[1], {})[int(match[2])] = {
-                    slot: {"op": operation, "input": int(source)} for slot, (operation, source) in enumerate(slots)
-                }
-            else:
-                choices[label] = value
-        for kind, found_nodes in found.items():
-            for index, found_slots in found_nodes.items():
-                if any(set(slot) != {"op", "input"} for slot in found_slots.values()):
-                    raise ValueError(f"Node {index} of the {kind} cell needs both an operation and an input per slot.")
-            missing = set(range(min(found_nodes), max(found_nodes))) - set(found_nodes)
+        found, choices = read_cells(sample, _layout(space))
+        for kind, nodes in found.items():
+            missing = set(range(min(nodes), max(nodes))) - set(nodes)
             if missing:
                 raise ValueError(f"The {kind} cell of the sample lacks node {min(missing)}.")
-        num_inputs = {kind: min(found_nodes) for kind, found_nodes in found.items()}
+        num_inputs = {kind: min(nodes) for kind, nodes in found.items()}
         if len(set(num_inputs.values())) > 1:
             raise ValueError(
                 "The cells of a genotype have the same number of inputs; in the sample "
                 f"{', '.join(f'{kind} has {number}' for kind, number in num_inputs.items())}."
             )
-
-        def connection(kind: str, index: int, slot: dict[str, Any]) -> Connection:
-            operation, source = slot["op"], int(slot["input"])
-            return Connection(_from_candidate(layout.get(kind), source, index, operation), source)
-
         cells = {
-            kind: tuple(
-                tuple(connection(kind, index, slot) for _, slot in sorted(nodes[index].items()))
-                for index in sorted(nodes)
-            )
+            kind: tuple(tuple(Connection(*connection) for connection in node) for node in nodes.values())
             for kind, nodes in found.items()
         }
         return cls(space, cells, choices, num_inputs=min(num_inputs.values(), default=2))
 
     def to_json(self) -> str:
-        """The genotype as a text that a person can read, one line per node; also the file format."""
+        """Return the genotype as a text that a person can read, one line per node; also the file format."""
         lines = ["{", f'  "format": {FORMAT},', f'  "space": {json.dumps(self.space)},']
         lines.append(f'  "inputs": {self.num_inputs},')
         if self.choices:
@@ -294,18 +256,3 @@ class Genotype:
 
 def _layout(space: str) -> Layout:
     return {} if is_own_space(space) else space_spec(space).layout
-
-
-def _to_candidate(graph: CellGraph | None, source: int, target: int, operation: str) -> str:
-    """Return how NNI's sample calls ``operation`` on an edge: by its number where every edge has its own candidates."""
-    if graph is None or not graph.edge_operations:
-        return operation
-    return str(graph.operations_on(source, target).index(operation))
-
-
-def _from_candidate(graph: CellGraph | None, source: int, target: int, candidate: str) -> str:
-    """Return the operation that NNI's sample calls ``candidate``; one that the edge does not have stays as it is."""
-    if graph is None or not graph.edge_operations or (source, target) not in graph.edges:
-        return candidate
-    numbered = {str(number): name for number, name in enumerate(graph.operations_on(source, target))}
-    return numbered.get(candidate, candidate)

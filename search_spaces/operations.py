@@ -49,7 +49,7 @@ class InterleavedConv(nn.Module):
 
 
 def relu_conv_bn(channels_in: int, channels_out: int, kernel: int = 1, *, affine: bool) -> nn.Sequential:
-    """ReLU-Conv-BN at stride 1; with a 1x1 kernel the pre-processing of a cell's input."""
+    """Build ReLU-Conv-BN at stride 1; with a 1x1 kernel the pre-processing of a cell's input."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False),

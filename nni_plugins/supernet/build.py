@@ -94,7 +94,7 @@ class Builder:
                 f"{name} merges its {cell.merge_op} nodes, which only a fixed cell has; use Cell(merge_op='all')."
             )
         description = describe(cell)
-        if (description.topology.connections == "any") != self.relaxation.learns_topology:
+        if (description.graph.connections == "any") != self.relaxation.learns_topology:
             raise ValueError(self._topology_complaint(name, description))
         if self.channels.fraction > 1:
             for candidate, operation in description.candidates.items():
@@ -104,7 +104,7 @@ class Builder:
     def _topology_complaint(self, name: str, description: CellDescription) -> str:
         relaxation = type(self.relaxation).__name__
         if self.relaxation.learns_topology:
-            kept = description.topology.connections
+            kept = description.graph.connections
             return (
                 f"{relaxation} learns how many connections a node keeps, but every node of {name} keeps "
                 f"{'one from every input' if kept == 'every input' else kept}; use a space of FreeCells, such as "
@@ -143,7 +143,7 @@ class Builder:
             )
 
     def hook(self, module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]) -> Any:
-        """NNI's mutation hook."""
+        """Mutate a module, as NNI's hook."""
         del name, memo, kwargs
         if is_cell(module):
             return self._mixed_cell(module)
@@ -167,7 +167,7 @@ class Builder:
         description = describe(cell)
         number, self._cells_built = self._cells_built, self._cells_built + 1
         return MixedCell(
-            self._shared(description.label, CellArchitecture, description.topology, self.relaxation),
+            self._shared(description.label, CellArchitecture, description.graph, self.relaxation),
             {name: self._factory(candidate) for name, candidate in description.candidates.items()},
             description.preprocessor,
             description.postprocessor,
@@ -188,7 +188,7 @@ class Builder:
 
 
 def _engines(engine_cells: EngineCells, labels: list[str]) -> frozenset[int]:
-    """Numbers of the cells that mix, among cells with these labels.
+    """Return the numbers of the cells that mix, among cells with these labels.
 
     Raises
     ------

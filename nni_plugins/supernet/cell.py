@@ -22,7 +22,7 @@ from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
 from nni_plugins.supernet.features import Features
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
-from nni_plugins.supernet.relaxation import NO_OPERATION
+from search_spaces.operation_names import NO_OPERATION
 
 OperationFactory = Callable[[int, int], nn.Module]
 """From (target node, source node) to a candidate operation."""
@@ -96,13 +96,14 @@ class MixedCell(BaseSuperNetModule):
         self.concat_dim = concat_dim
         self.derived_only = False
         self.operations = nn.ModuleDict()
+        self._make_none = factories.get(NO_OPERATION)
         self._key: dict[tuple[int, int, int], str] = {}
         self._shared: dict[tuple[int, str, str], str] = {}
-        for source, target in architecture.topology.edges:
+        for source, target in architecture.graph.edges:
             for k, (name, factory) in enumerate(factories.items()):
                 if name != NO_OPERATION:
                     self._key[source, target, k] = self._add(source, target, name, factory)
-        self._uses = {source: self._uses_of(source) for source in range(architecture.topology.targets.stop - 1)}
+        self._uses = {source: self._uses_of(source) for source in range(architecture.graph.targets.stop - 1)}
 
     def _add(self, source: int, target: int, name: str, factory: OperationFactory) -> str:
         """Register an operation: one per source if its feature is shared, else one per edge."""
@@ -115,15 +116,15 @@ class MixedCell(BaseSuperNetModule):
         return key
 
     def _uses_of(self, source: int) -> _Uses:
-        topology = self.architecture.topology
-        row = {edge: row for row, edge in enumerate(topology.edges)}
+        graph = self.architecture.graph
+        row = {edge: row for row, edge in enumerate(graph.edges)}
         uses: dict[str, dict[int, int]] = {}
         for (start, target, k), key in self._key.items():
             if start == source:
-                uses.setdefault(key, {})[target] = row[start, target] * len(topology.operations) + k
+                uses.setdefault(key, {})[target] = row[start, target] * len(graph.operations) + k
         alone = [(key, *next(iter(edges.items()))) for key, edges in uses.items() if len(edges) == 1]
         shared = [key for key, edges in uses.items() if len(edges) > 1]
-        targets = [target for target in topology.targets if any(target in uses[key] for key in shared)]
+        targets = [target for target in graph.targets if any(target in uses[key] for key in shared)]
         positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
         self.register_buffer(f"positions_{source}", positions, persistent=False)
         return _Uses(alone, shared, targets, f"positions_{source}")
@@ -135,8 +136,8 @@ class MixedCell(BaseSuperNetModule):
 
     def forward(self, *inputs: Any) -> Any:
         """Mix, or run the derived connections alone if :attr:`derived_only` is set; arguments as NNI's ``Cell``."""
-        topology = self.architecture.topology
-        raw = preprocess_cell_inputs(topology.num_inputs, *inputs)
+        graph = self.architecture.graph
+        raw = preprocess_cell_inputs(graph.num_inputs, *inputs)
         nodes: dict[int, torch.Tensor] = dict(enumerate(self.preprocessor(raw)))
         weights: _Weights | None = None
         connections: Connections = {}
@@ -148,13 +149,12 @@ class MixedCell(BaseSuperNetModule):
             weights, edges = self._mixture(nodes[0].shape[1] // self.channels.fraction)
         else:
             edges = _edges_of(connections)
-        sums = {target: _Sum() for target in topology.targets}
-        bypasses = {target: _Sum() for target in topology.targets}
-        for source in range(topology.targets.stop):
-            if source in topology.targets:
+        sums = {target: _Sum() for target in graph.targets}
+        bypasses = {target: _Sum() for target in graph.targets}
+        for source in range(graph.targets.stop):
+            if source in graph.targets:
                 node = sums.pop(source).value
-                # only where an edge may be derived to be none can all edges into a node be
-                node = torch.zeros_like(nodes[0]) if node is None else node
+                node = self._nothing(source, nodes[0]) if node is None else node
                 nodes[source] = self.channels.join(node, bypasses.pop(source).value)
             if source not in self._uses:
                 break
@@ -171,25 +171,30 @@ class MixedCell(BaseSuperNetModule):
                     halved = sums[target].value.shape[-1] < mixed.shape[-1]
                     passed = bypass_of(bypass, halved)
                     bypasses[target].add(passed if weight is None else passed * weight, owned=weight is not None)
-        intermediate = [nodes[n] for n in topology.targets]
+        intermediate = [nodes[n] for n in graph.targets]
         merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
         return self.postprocessor(merged, raw)
+
+    def _nothing(self, target: int, x: torch.Tensor) -> torch.Tensor:
+        """Return what a node is whose connections are all ``none``: zeros, at the resolution that the cell leaves."""
+        assert self._make_none is not None, "without none every node keeps an operation"
+        return self._make_none(target, 0)(x)
 
     def _mixture(self, channels: int) -> tuple[_Weights, _Edges]:
         operation_weights, edge_weights = self.architecture.weights()
         flat = operation_weights.flatten()
         per_channel = flat.unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
-        topology = self.architecture.topology
-        by_edge = [None] * len(topology.edges) if edge_weights is None else edge_weights.unbind(0)
+        graph = self.architecture.graph
+        by_edge = [None] * len(graph.edges) if edge_weights is None else edge_weights.unbind(0)
         edges: _Edges = {}
-        for (source, target), weight in zip(topology.edges, by_edge, strict=True):
+        for (source, target), weight in zip(graph.edges, by_edge, strict=True):
             edges.setdefault(source, []).append((target, weight))
         return _Weights(F.pad(flat, (0, 1)), per_channel), edges
 
     def _terms(
         self, source: int, features: _SourceFeatures, weights: _Weights
     ) -> Iterator[tuple[int, torch.Tensor, bool]]:
-        """What ``source`` adds to which target, every operation weighted, and whether the sum may take it over."""
+        """Return what ``source`` adds to which target, each operation weighted, and if the sum may take it over."""
         uses = self._uses[source]
         if uses.shared:
             table = weights.flat[self.get_buffer(uses.positions)]
@@ -203,18 +208,18 @@ class MixedCell(BaseSuperNetModule):
     def _derived_terms(
         self, source: int, features: _SourceFeatures, connections: Connections
     ) -> Iterator[tuple[int, torch.Tensor, bool]]:
-        """What ``source`` adds to which target over ``connections`` alone, unweighted."""
+        """Return what ``source`` adds to which target over ``connections`` alone, unweighted."""
         for target, node in connections.items():
             for k, start in node:
                 if start == source and (source, target, k) in self._key:
                     yield target, features.of(self._key[source, target, k]), False
 
     def operations_of_all(self) -> list[nn.Module]:
-        """The operations of all architectures."""
+        """Return the operations of all architectures."""
         return list(self.operations.values())
 
     def operations_running(self) -> list[nn.Module]:
-        """The operations that run where nothing is mixed, each once."""
+        """Return the operations that run where nothing is mixed, each once."""
         keys = [
             self._key[source, target, k]
             for target, connections in self.architecture.connections().items()
@@ -224,25 +229,25 @@ class MixedCell(BaseSuperNetModule):
         return [self.operations[key] for key in dict.fromkeys(keys)]
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to sample: all candidates are mixed."""
+        """Return nothing, as there is nothing to sample: all candidates are mixed."""
         return {}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The derived cell as part of NNI's sample."""
+        """Return the derived cell as part of NNI's sample."""
         return {label: value for label, value in self.architecture.export().items() if label not in memo}
 
     def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The softmax of alpha by edge and operation."""
-        topology = self.architecture.topology
+        """Return the softmax of alpha by edge and operation."""
+        graph = self.architecture.graph
         probabilities = self.architecture.probabilities().tolist()
         return {
-            f"{self.label}/{target}_{source}": dict(zip(topology.operations, row, strict=True))
-            for (source, target), row in zip(topology.edges, probabilities, strict=True)
+            f"{self.label}/{target}_{source}": dict(zip(graph.operations, row, strict=True))
+            for (source, target), row in zip(graph.edges, probabilities, strict=True)
         }
 
 
 def _edges_of(connections: Connections) -> _Edges:
-    """The edges that carry a connection, unweighted."""
+    """Return the edges that carry a connection, unweighted."""
     edges: _Edges = {}
     for target, node in connections.items():
         for source in dict.fromkeys(source for _, source in node):
@@ -282,14 +287,14 @@ class _SourceFeatures:
         self._bodies: dict[str, torch.Tensor] = {}
 
     def of(self, key: str) -> torch.Tensor:
-        """``operation(x)``, made once."""
+        """Return ``operation(x)``, made once."""
         if key not in self._made:
             operation = self._operation(key)
             self._made[key] = operation.normalise(self._body_of(operation))
         return self._made[key]
 
     def weighted(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        """``weight * operation(x)``; ``weight`` is (channels,)."""
+        """Return ``weight * operation(x)``; ``weight`` is (channels,)."""
         operation = self._operation(key)
         return operation.normalise(self._body_of(operation), weight)
 
@@ -297,7 +302,7 @@ class _SourceFeatures:
         return cast(WeightedOperation, self._operations[key])
 
     def _body_of(self, operation: WeightedOperation) -> torch.Tensor:
-        """What precedes the BatchNorm of an operation; made once if it has no parameters."""
+        """Return what precedes the BatchNorm of an operation; made once if it has no parameters."""
         key = operation.body_key
         if key is None:
             return operation.body(self._input_of(operation))

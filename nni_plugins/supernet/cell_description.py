@@ -13,7 +13,7 @@ from nni.nas.hub.pytorch.modules import NasBench201Cell
 from nni.nas.nn.pytorch import Cell, LayerChoice
 from torch import nn
 
-from nni_plugins.supernet.relaxation import Topology
+from search_spaces.cell_graph import CellGraph
 from search_spaces.free_cell import FreeCell
 
 CELLS = (Cell, FreeCell, NasBench201Cell)
@@ -44,7 +44,7 @@ class CellDescription:
     ----------
     label
         NNI's label: the kind of cell.
-    topology
+    graph
         Its graph.
     candidates
         Operations by name.
@@ -55,7 +55,7 @@ class CellDescription:
     """
 
     label: str
-    topology: Topology
+    graph: CellGraph
     candidates: Mapping[str, Candidate]
     preprocessor: Callable[[Any], Any]
     postprocessor: Callable[[Any, Any], Any]
@@ -63,7 +63,7 @@ class CellDescription:
 
 
 def is_cell(module: nn.Module) -> bool:
-    """Whether ``module`` is of a class that :func:`describe` knows, or of a subclass.
+    """Return whether ``module`` is of a class that :func:`describe` knows, or of a subclass.
 
     A NAS-Bench-201 cell that changes the number of channels is left to its choices.
     """
@@ -79,8 +79,8 @@ def describe(cell: nn.Module) -> CellDescription:
     assert isinstance(cell, (Cell, FreeCell)), "only for what is_cell is true of"
     candidates = {name: _candidate(candidate) for name, candidate in _named_candidates(cell).items()}
     connections: int | Literal["any"] = "any" if isinstance(cell, FreeCell) else cell.num_ops_per_node
-    topology = Topology(cell.num_predecessors, cell.num_nodes, tuple(candidates), connections)
-    return CellDescription(cell.label, topology, candidates, cell.preprocessor, cell.postprocessor, cell.concat_dim)
+    graph = CellGraph(tuple(candidates), cell.num_predecessors, cell.num_nodes, connections)
+    return CellDescription(cell.label, graph, candidates, cell.preprocessor, cell.postprocessor, cell.concat_dim)
 
 
 def _named_candidates(cell: Cell | FreeCell) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _describe_nasbench201(cell: NasBench201Cell) -> CellDescription:
 
     return CellDescription(
         cell.label,
-        Topology(1, cell.num_tensors - 1, names, "every input"),
+        CellGraph(names, 1, cell.num_tensors - 1, "every input"),
         {name: ready_made(name) for name in names},
         preprocessor=list,
         postprocessor=_output,

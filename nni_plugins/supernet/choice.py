@@ -11,7 +11,7 @@ from torch import nn
 
 from nni_plugins.supernet.architecture import ChoiceArchitecture
 from nni_plugins.supernet.operation import WeightedOperation
-from nni_plugins.supernet.relaxation import NO_OPERATION
+from search_spaces.operation_names import NO_OPERATION
 
 
 class _MixedChoice(BaseSuperNetModule):
@@ -28,23 +28,23 @@ class _MixedChoice(BaseSuperNetModule):
         return self.architecture.label
 
     def operations_of_all(self) -> list[nn.Module]:
-        """The operations of all architectures; a choice of inputs has none."""
+        """Return the operations of all architectures; a choice of inputs has none."""
         return []
 
     def operations_running(self) -> list[nn.Module]:
-        """The operations that run where nothing is mixed."""
+        """Return the operations that run where nothing is mixed."""
         return []
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing to sample: all candidates are mixed."""
+        """Return nothing, as there is nothing to sample: all candidates are mixed."""
         return {}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The strongest candidate as part of NNI's sample."""
+        """Return the strongest candidate as part of NNI's sample."""
         return {} if self.label in memo else self.architecture.export()
 
     def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The softmax by candidate."""
+        """Return the softmax by candidate."""
         weights = self.architecture.weights().tolist()
         return {self.label: dict(zip(map(str, self.architecture.candidates), weights, strict=True))}
 

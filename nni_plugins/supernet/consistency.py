@@ -32,13 +32,13 @@ class Consistency(NamedTuple):
 
 
 def mixtures_of(module: nn.Module) -> list[MixedCell | MixedLayer | MixedInput]:
-    """Every mixture inside ``module``, in the order of the network."""
+    """Return every mixture inside ``module``, in the order of the network."""
     return [m for m in module.modules() if isinstance(m, (MixedCell, MixedLayer, MixedInput))]
 
 
 @contextmanager
 def derived_subgraph(module: nn.Module, sample: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Inside the block every mixture in ``module`` runs its derived connections alone, unweighted.
+    """Make every mixture in ``module`` run its derived connections alone, unweighted, inside the block.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def derived_subgraph(module: nn.Module, sample: Mapping[str, Any] | None = None)
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside the block every BatchNorm normalises with the batch at hand and leaves its running statistics alone.
+    """Make every BatchNorm normalise with the batch at hand and leave its running statistics alone, inside the block.
 
     Running statistics are those of the mixture; a sub-graph's features are distributed differently.
     """
@@ -118,7 +118,7 @@ def consistency(
 
 @contextmanager
 def evaluating(module: nn.Module, *, running_statistics: bool = False) -> Iterator[None]:
-    """Inside the block ``module`` is in evaluation mode; BatchNorm uses the batch unless ``running_statistics``."""
+    """Put ``module`` in evaluation mode inside the block; BatchNorm uses the batch unless ``running_statistics``."""
     before = [(inner, inner.training) for inner in module.modules()]
     module.eval()
     try:

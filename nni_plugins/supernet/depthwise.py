@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nni_plugins.supernet.autocast import autocast
+
 
 class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
@@ -57,7 +59,7 @@ def _depthwise(x: torch.Tensor, weight: torch.Tensor, stride: int, dilation: int
 
 
 def _spread(gradient: torch.Tensor, shape: torch.Size, stride: int) -> torch.Tensor:
-    """Every pixel of ``gradient`` at its place among zeros, ``stride`` pixels apart."""
+    """Return every pixel of ``gradient`` at its place among zeros, ``stride`` pixels apart."""
     if stride == 1:
         return gradient
     spread = gradient.new_zeros(shape)
@@ -74,7 +76,8 @@ class DepthwiseConv2d(nn.Conv2d):
         stride, dilation = self.stride[0], self.dilation[0]
         if dilation % stride == 0:
             input, stride, dilation = input[:, :, ::stride, ::stride], 1, dilation // stride
-        return _DepthwiseFunction.apply(input, self.weight, stride, dilation)
+        input, weight = autocast(input, self.weight)
+        return _DepthwiseFunction.apply(input, weight, stride, dilation)
 
 
 def use_fast_depthwise(module: nn.Module) -> nn.Module:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_input
 
+from nni_plugins.supernet.autocast import autocast
+
 
 class _FrozenConvolution(torch.autograd.Function):
     @staticmethod
@@ -42,10 +44,7 @@ class FrozenConv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return super().forward(input)
-        weight = self.weight
-        if torch.is_autocast_enabled(input.device.type):
-            dtype = torch.get_autocast_dtype(input.device.type)
-            input, weight = input.to(dtype), weight.to(dtype)
+        input, weight = autocast(input, self.weight)
         x = _FrozenConvolution.apply(input, weight, self.stride, self.padding, self.dilation, self.groups)
         return x if self.bias is None else x + self.bias.to(x.dtype).view(-1, 1, 1)
 

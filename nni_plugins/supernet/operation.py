@@ -44,7 +44,7 @@ class WeightedOperation(nn.Module):
         self.body_key = f"{self.rectified} {self.body}" if shares_body else None
 
     def forward(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """``weight * operation(x)``.
+        """Return ``weight * operation(x)``.
 
         Parameters
         ----------
@@ -56,14 +56,14 @@ class WeightedOperation(nn.Module):
         return self.normalise(self.body(x), weight)
 
     def normalise(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-        """``weight * operation``, from what its part before the BatchNorm has made."""
+        """Return ``weight * operation``, from what its part before the BatchNorm has made."""
         if self.norm is None:
             return x if weight is None else x * weight.to(x.dtype).view(-1, *(1 for _ in x.shape[2:]))
         return self.norm(x) if weight is None else scaled_batch_norm(self.norm, x, weight)
 
 
 def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,)."""
+    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,)."""
     tracks = norm.track_running_stats
     if norm.training and tracks and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -79,7 +79,7 @@ def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tenso
 
 
 def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """``sum_k weights[t, k] * features[k]`` for every t, as one matrix product.
+    """Return ``sum_k weights[t, k] * features[k]`` for every t, as one matrix product.
 
     Parameters
     ----------

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from search_spaces.cell_graph import CellGraph
+from search_spaces.operation_names import NO_OPERATION
+
 INITIAL_SCALE = 1e-3
 """Standard deviation of the initial architecture parameters [DARTS, released code]."""
-
-NO_OPERATION = "none"
 
 LOWEST_TEMPERATURE = 1e-6
 """Where a decaying temperature stops: colder, and the logits would overflow."""
@@ -29,41 +30,6 @@ class Derived(NamedTuple):
     source: int
 
 
-@dataclass(frozen=True)
-class Topology:
-    """The graph of one kind of cell.
-
-    Parameters
-    ----------
-    num_inputs, num_nodes
-        Input nodes and intermediate nodes.
-    operations
-        Names of the candidates, in the order of alpha's columns.
-    connections
-        What a node keeps: a fixed number of connections, one from ``"every input"``, or ``"any"`` number.
-    """
-
-    num_inputs: int
-    num_nodes: int
-    operations: tuple[str, ...]
-    connections: int | Literal["every input", "any"]
-
-    @property
-    def targets(self) -> range:
-        """Indices of the intermediate nodes."""
-        return range(self.num_inputs, self.num_inputs + self.num_nodes)
-
-    @property
-    def edges(self) -> list[tuple[int, int]]:
-        """Every edge as (source, target), in the order of alpha's rows."""
-        return [(source, target) for target in self.targets for source in range(target)]
-
-    def rows(self, target: int) -> slice:
-        """Rows of alpha that belong to the edges into ``target``."""
-        first = sum(range(self.num_inputs, target))
-        return slice(first, first + target)
-
-
 @runtime_checkable
 class Relaxation(Protocol):
     """How architecture parameters become mixture weights and connections."""
@@ -72,21 +38,21 @@ class Relaxation(Protocol):
     """Whether it decides how many connections a node keeps; otherwise the cell says how many."""
 
     def temperature(self, epoch: int) -> float:
-        """What ``alpha`` is divided by in epoch ``epoch`` (from 0) before :meth:`weights` and :meth:`derive` see it."""
+        """Return what divides ``alpha`` in ``epoch`` (from 0) before :meth:`weights` and :meth:`derive` see it."""
 
-    def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        """Initial architecture parameters by name."""
+    def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
+        """Return the initial architecture parameters by name."""
 
     def weights(
-        self, parameters: Mapping[str, torch.Tensor], topology: Topology
+        self, parameters: Mapping[str, torch.Tensor], graph: CellGraph
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight of every operation, (edges, operations), and of every edge, (edges,) or None where all are 1.
+        """Return the weights of operations, (edges, operations), and of edges, (edges,) or None where all are 1.
 
         The first already contains the second.
         """
 
-    def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        """Connections of every intermediate node, the strongest first."""
+    def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
+        """Return the connections of every intermediate node, the strongest first."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +86,7 @@ class Tempered:
             )
 
     def temperature(self, epoch: int) -> float:
-        """``tau * tau_decay ** epoch``, never below :data:`LOWEST_TEMPERATURE` or ``tau``, whichever is lower."""
+        """Return ``tau * tau_decay ** epoch``, never below the lower of :data:`LOWEST_TEMPERATURE` and ``tau``."""
         return max(self.tau * self.tau_decay**epoch, min(self.tau, LOWEST_TEMPERATURE))
 
 
@@ -137,16 +103,16 @@ class Softmax(Tempered):
         As in :class:`Tempered`.
     """
 
-    def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        return {"alpha": initial_alpha(topology)}
+    def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
+        return {"alpha": initial_alpha(graph)}
 
     def weights(
-        self, parameters: Mapping[str, torch.Tensor], topology: Topology
+        self, parameters: Mapping[str, torch.Tensor], graph: CellGraph
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         return parameters["alpha"].softmax(-1), None
 
-    def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        return strongest_connections(self.weights(parameters, topology)[0], topology)
+    def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
+        return strongest_connections(self.weights(parameters, graph)[0], graph)
 
 
 @dataclass(frozen=True)
@@ -161,65 +127,65 @@ class EdgeNormalisation(Tempered):
         Of the softmax over operations; as in :class:`Tempered`.
     """
 
-    def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        return {"alpha": initial_alpha(topology), "beta": INITIAL_SCALE * torch.randn(len(topology.edges))}
+    def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
+        return {"alpha": initial_alpha(graph), "beta": INITIAL_SCALE * torch.randn(len(graph.edges))}
 
     def weights(
-        self, parameters: Mapping[str, torch.Tensor], topology: Topology
+        self, parameters: Mapping[str, torch.Tensor], graph: CellGraph
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         beta = parameters["beta"]
-        edges = torch.cat([beta[topology.rows(target)].softmax(0) for target in topology.targets])
+        edges = torch.cat([beta[graph.rows(target)].softmax(0) for target in graph.targets])
         return parameters["alpha"].softmax(-1) * edges.unsqueeze(1), edges
 
-    def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        return strongest_connections(self.weights(parameters, topology)[0], topology)
+    def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
+        return strongest_connections(self.weights(parameters, graph)[0], graph)
 
 
-def initial_alpha(topology: Topology) -> torch.Tensor:
-    """Small random logits, (edges, operations)."""
-    return INITIAL_SCALE * torch.randn(len(topology.edges), len(topology.operations))
+def initial_alpha(graph: CellGraph) -> torch.Tensor:
+    """Return small random logits, (edges, operations)."""
+    return INITIAL_SCALE * torch.randn(len(graph.edges), len(graph.operations))
 
 
-def strongest_connections(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
-    """The connections that a cell with a given number of them keeps, by the weights of its operations.
+def strongest_connections(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
+    """Return the connections that a cell with a given number of them keeps, by the weights of its operations.
 
     Parameters
     ----------
     weights
         Weight of every operation on every edge, (edges, operations).
-    topology
+    graph
         The cell's graph.
     """
-    if topology.connections == "every input":
-        return strongest_operations(weights, topology)
-    return strongest_inputs(weights, topology)
+    if graph.connections == "every input":
+        return strongest_operations(weights, graph)
+    return strongest_inputs(weights, graph)
 
 
-def strongest_operations(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
-    """The NAS-Bench-201 rule: every edge keeps its strongest operation, of equals the first, ``none`` included."""
+def strongest_operations(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
+    """Return the strongest operation of every edge, ``none`` included, ties going to the first [NAS-Bench-201]."""
     chosen = iter(row.index(max(row)) for row in weights.detach().cpu().tolist())
-    return {target: [Derived(next(chosen), source) for source in range(target)] for target in topology.targets}
+    return {target: [Derived(next(chosen), source) for source in range(target)] for target in graph.targets}
 
 
-def strongest_inputs(weights: torch.Tensor, topology: Topology) -> dict[int, list[Derived]]:
-    """The DARTS rule: a node keeps its strongest edges, each with its strongest operation; never ``none``.
+def strongest_inputs(weights: torch.Tensor, graph: CellGraph) -> dict[int, list[Derived]]:
+    """Return the strongest edges of every node, each with its strongest operation but never ``none`` [DARTS].
 
-    Of equal weights the lower index wins. Where a node has fewer predecessors than connections to keep, the next
+    Ties go to the lower index. Where a node has fewer predecessors than connections to keep, the next
     strongest operations follow (as NNI's DARTS does).
 
     Parameters
     ----------
     weights
         Weight of every operation on every edge, (edges, operations).
-    topology
+    graph
         The cell's graph.
     """
-    assert isinstance(topology.connections, int), "the builder lets no other cell come here"
+    assert isinstance(graph.connections, int), "the builder lets no other cell come here"
     table = weights.detach().cpu()
-    allowed = [k for k, name in enumerate(topology.operations) if name != NO_OPERATION]
+    allowed = [k for k, name in enumerate(graph.operations) if name != NO_OPERATION]
     derived = {}
-    for target in topology.targets:
-        rows = table[topology.rows(target)].tolist()
+    for target in graph.targets:
+        rows = table[graph.rows(target)].tolist()
         ranked = sorted(
             (Derived(k, source) for source in range(target) for k in allowed),
             key=lambda d: -rows[d.source][d.operation],
@@ -227,5 +193,5 @@ def strongest_inputs(weights: torch.Tensor, topology: Topology) -> dict[int, lis
         best_per_source = list({d.source: d for d in reversed(ranked)}.values())[::-1]
         first = [d for d in ranked if d in best_per_source]
         rest = [d for d in ranked if d not in best_per_source]
-        derived[target] = (first + rest)[: topology.connections]
+        derived[target] = (first + rest)[: graph.connections]
     return derived

@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from nni_plugins.supernet.relaxation import Derived, Tempered, Topology, initial_alpha
+from nni_plugins.supernet.relaxation import Derived, Tempered, initial_alpha
+from search_spaces.cell_graph import CellGraph
 
 HIGHEST_THRESHOLD = 1 - 1e-6
 """The strongest operation of a node has ``p / max p = 1``, above this threshold: a node is never left empty."""
@@ -49,29 +50,29 @@ class SparseThreshold(Tempered):
         if self.normalize not in ("edge", "node"):
             raise ValueError(f"normalize must be edge or node, got {self.normalize!r}.")
 
-    def init(self, topology: Topology) -> dict[str, torch.Tensor]:
-        return {"alpha": initial_alpha(topology), "beta": torch.zeros(topology.num_nodes)}
+    def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
+        return {"alpha": initial_alpha(graph), "beta": torch.zeros(graph.num_nodes)}
 
     def weights(
-        self, parameters: Mapping[str, torch.Tensor], topology: Topology
+        self, parameters: Mapping[str, torch.Tensor], graph: CellGraph
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         # at least single precision: in half precision the highest threshold would round to 1
         precision = torch.promote_types(parameters["alpha"].dtype, torch.float32)
         p = parameters["alpha"].to(precision).softmax(-1)
         thresholds = parameters["beta"].to(precision).sigmoid().clamp(max=HIGHEST_THRESHOLD)
         by_node = []
-        for target, threshold in zip(topology.targets, thresholds, strict=True):
-            strengths = p[topology.rows(target)]
+        for target, threshold in zip(graph.targets, thresholds, strict=True):
+            strengths = p[graph.rows(target)]
             q = (strengths / strengths.amax() - threshold).relu()
             total = q.sum(-1, keepdim=True) if self.normalize == "edge" else q.sum()
             by_node.append(q / total.where(total > 0, 1.0))
         qhat = torch.cat(by_node)
         return qhat, qhat.sum(-1)
 
-    def derive(self, parameters: Mapping[str, torch.Tensor], topology: Topology) -> dict[int, list[Derived]]:
-        """Everything above its node's threshold, by input and operation (all of it is kept, so no order matters)."""
-        alive = self.weights(parameters, topology)[0].detach().cpu() > 0
+    def derive(self, parameters: Mapping[str, torch.Tensor], graph: CellGraph) -> dict[int, list[Derived]]:
+        """Return everything above its node's threshold, by input and operation (all is kept, so no order matters)."""
+        alive = self.weights(parameters, graph)[0].detach().cpu() > 0
         return {
-            target: [Derived(k, source) for source, k in alive[topology.rows(target)].nonzero().tolist()]
-            for target in topology.targets
+            target: [Derived(k, source) for source, k in alive[graph.rows(target)].nonzero().tolist()]
+            for target in graph.targets
         }

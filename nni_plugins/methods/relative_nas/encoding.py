@@ -21,17 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nni_plugins.methods.relative_nas.slow_fast import Array
-
-DARTS_OPERATIONS = (
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-"""Operations of the DARTS cell in the order of the paper's code, which is NNI's order too."""
+from search_spaces.darts import KINDS
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
+from search_spaces.sample_labels import input_label, operation_label
 
 TAIL = 1e-3
 """Probability cut off at either end of an unbounded distribution, whose quantiles at 0 and 1 are infinite."""
@@ -226,18 +218,18 @@ class Encoding:
         return tuple(parts)
 
 
-def darts_encoding(operations: Sequence[str] = DARTS_OPERATIONS, nodes: int = 4) -> Encoding:
+def darts_encoding(operations: Sequence[str] = DARTS_OPERATIONS_WITHOUT_NONE, nodes: int = 4) -> Encoding:
     """The paper's genes for the two cells of the DARTS space, 32 of them for four nodes.
 
     Normal cell first, node 2 first; per node: input a, operation a, input b, operation b. The names are those of
     NNI's DARTS model space, so a sample freezes it.
     """
     variables: dict[str, Variable] = {}
-    for cell in ("normal", "reduce"):
+    for kind in KINDS:
         for node in range(2, 2 + nodes):
             for slot in range(2):
-                variables[f"{cell}/input_{node}_{slot}"] = Choice(tuple(range(node)), as_list=True)
-                variables[f"{cell}/op_{node}_{slot}"] = Choice(tuple(operations))
+                variables[input_label(kind, node, slot)] = Choice(tuple(range(node)), as_list=True)
+                variables[operation_label(kind, node, slot)] = Choice(tuple(operations))
     return Encoding(variables)
 
 

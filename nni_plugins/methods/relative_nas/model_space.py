@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,7 @@ from nni.mutable.annotation import MutableAnnotation
 
 from nni_plugins.methods.relative_nas.encoding import TAIL, Choice, Encoding, Number, Subset, Variable
 from search_spaces.free_cell import SomeOf
-
-_CELL_SLOT = re.compile(r"(?P<cell>.*)/(?P<part>input|op)_(?P<node>\d+)_(?P<slot>\d+)")
+from search_spaces.sample_labels import slot_of
 
 
 def model_space_encoding(simplified: Mapping[str, LabeledMutable]) -> Encoding:
@@ -60,16 +58,12 @@ def _paper_order(names: Mapping[str, object]):  # type: ignore[no-untyped-def]
     first: dict[str, int] = {}
 
     def key(name: str) -> tuple[int, int, int, str]:
-        match = _CELL_SLOT.fullmatch(name)
-        return (
-            (first[match["cell"]], int(match["node"]), int(match["slot"]), match["part"])
-            if match
-            else (first[name], 0, 0, "")
-        )
+        slot = slot_of(name)
+        return (first[slot.kind], slot.target, slot.slot, slot.part) if slot else (first[name], 0, 0, "")
 
     for position, name in enumerate(names):
-        match = _CELL_SLOT.fullmatch(name)
-        first.setdefault(match["cell"] if match else name, position)
+        slot = slot_of(name)
+        first.setdefault(slot.kind if slot else name, position)
     return key
 
 

@@ -241,7 +241,7 @@ def test_the_final_topology_is_what_the_last_parameters_derive() -> None:
     sample = search(strategy, supernet, Probe(), steps=5, images=(1, 8, 8)).export()
     for inner in cells_of(supernet):
         weights = inner.architecture.weights()[0]
-        edges, names = inner.architecture.topology.edges, inner.architecture.topology.operations
+        edges, names = inner.architecture.graph.edges, inner.architecture.graph.operations
         alive = {
             (target, f"{names[k]}:{source}")
             for (source, target), row in zip(edges, weights, strict=True)

@@ -11,11 +11,12 @@ import pytest
 
 from nni_plugins.cli import main
 from nni_plugins.data import ImageData, load_data
-from nni_plugins.methods.relative_nas.encoding import DARTS_OPERATIONS, search_space_encoding
+from nni_plugins.methods.relative_nas.encoding import search_space_encoding
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.settings import Settings
 from search_spaces import Genotype
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 OVERRIDES = {
     "retrain.epochs": 2, "retrain.batch_size": 16, "retrain.cutout": 0, "net.channels": 4, "net.cells": 1,
@@ -44,7 +45,7 @@ def test_the_darts_file_has_the_papers_32_genes_in_its_order(capsys: pytest.Capt
     ]  # fmt: skip
     uppers = [float(len(entry["_value"])) for entry in choices.values()]
     assert uppers == [upper for _ in range(2) for node in range(2, 6) for _ in range(2) for upper in (node, 7.0)]
-    assert choices["reduce/op_5_1"] == {"_type": "choice", "_value": list(DARTS_OPERATIONS)}
+    assert choices["reduce/op_5_1"] == {"_type": "choice", "_value": list(DARTS_OPERATIONS_WITHOUT_NONE)}
     assert search_space_encoding(choices).upper.tolist() == uppers
 
 

@@ -284,6 +284,21 @@ def test_none_is_neither_built_nor_computed(monkeypatch: pytest.MonkeyPatch) -> 
     case.supernet(*case.inputs).sum().backward()
 
 
+@pytest.mark.parametrize("reduces", [False, True])
+def test_a_node_of_none_alone_is_zero_at_the_cells_resolution(reduces: bool) -> None:
+    case = Case(Softmax(), 1, affine=False, reduces=reduces)
+    sample = {f"cell/op_{target}_{slot}": "none" for target in TARGETS for slot in (0, 1)}
+    sample |= {f"cell/input_{target}_{slot}": [slot] for target in TARGETS for slot in (0, 1)}
+    sample["cell/op_4_1"] = "max_pool_3x3"
+    case.cell.architecture.choose(sample)
+    case.cell.derived_only = True
+    output = case.supernet(*case.inputs)
+    side = case.inputs[0].shape[-1] // (2 if reduces else 1)
+    assert output.shape[1:] == (NODES * CHANNELS, side, side)
+    assert output[:, : 2 * CHANNELS].eq(0).all()
+    assert output[:, 2 * CHANNELS :].ne(0).any()
+
+
 def test_what_is_not_derived_is_not_computed(forward_calls: Counter[nn.Module]) -> None:
     case = Case(Softmax(), 1, affine=False, reduces=False)
     with torch.no_grad():

@@ -94,14 +94,21 @@ def test_channels_last() -> None:
     torch.testing.assert_close(actual.weight.grad, expected.weight.grad)
 
 
-def test_bfloat16_autocast() -> None:
-    conv = fast(plain()).float()
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_autocast(stride: int, inside: bool) -> None:
+    """With the backward pass inside of autocast, and outside of it, as Lightning has it."""
+    conv = fast(plain(stride=stride)).float()
     images = torch.randn(2, CHANNELS, 8, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         output = conv(images)
         assert output.dtype is torch.bfloat16
+        if inside:
+            output.float().pow(2).sum().backward()
+    if not inside:
         output.float().pow(2).sum().backward()
-    reference = plain().float()
+    assert conv.weight.grad.dtype is torch.float32
+    reference = plain(stride=stride).float()
     reference_images = images.detach().clone().requires_grad_()
     reference(reference_images).pow(2).sum().backward()
     torch.testing.assert_close(conv.weight.grad, reference.weight.grad, rtol=0.05, atol=0.5)

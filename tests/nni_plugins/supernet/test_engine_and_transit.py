@@ -25,9 +25,10 @@ from nni_plugins import (
 from nni_plugins.supernet.architecture import CellArchitecture
 from nni_plugins.supernet.cell import MixedCell
 from nni_plugins.supernet.relaxation import Derived
-from search_spaces import BCNN, DARTS_OPERATIONS, AnyDARTSSpace, DARTSSpace, NASBench201, RobustDARTS, published
+from search_spaces import BCNN, AnyDARTSSpace, DARTSSpace, NASBench201, RobustDARTS, published
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
-SEVEN = DARTS_OPERATIONS[1:]
+SEVEN = DARTS_OPERATIONS_WITHOUT_NONE
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -135,21 +136,21 @@ def randomise(supernet: nn.Module, scale: float = 1.0) -> None:
 
 def reference(cell: MixedCell, weights: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """``x_j = sum over i, k of weights[i, j, k] * o_k(x_i)`` edge by edge, modules as the cell has them."""
-    topology = cell.architecture.topology
+    graph = cell.architecture.graph
     nodes = list(cell.preprocessor([first, second]))
-    for target in topology.targets:
+    for target in graph.targets:
         total = 0
         for source in range(target):
-            for k, name in enumerate(topology.operations):
+            for k, name in enumerate(graph.operations):
                 (operation,) = (
                     o for key, o in cell.operations.items() if key.startswith(f"{source}_") and key.endswith(name)
                 )
                 x = nodes[source].relu() if operation.rectified else nodes[source]
                 x = operation.body(x)
                 x = x if operation.norm is None else operation.norm(x)
-                total = total + weights[topology.edges.index((source, target)), k] * x
+                total = total + weights[graph.edges.index((source, target)), k] * x
         nodes.append(total)
-    return torch.cat(nodes[topology.num_inputs :], 1)
+    return torch.cat(nodes[graph.num_inputs :], 1)
 
 
 @pytest.mark.parametrize("strategy", [EnTranNAS(), EnTranNASDST()], ids=["entrannas", "dst"])
@@ -162,14 +163,14 @@ def test_cells_are_their_equation(strategy, kind, mixes) -> None:
     inputs: list[torch.Tensor] = []
     with cell.register_forward_pre_hook(lambda module, args: inputs.extend(args[0])):
         supernet(IMAGES.double())
-    topology = cell.architecture.topology
+    graph = cell.architecture.graph
     if mixes:
         weights = cell.architecture.weights()[0]
     else:
         weights = torch.zeros(14, 7, dtype=torch.float64)
         for target, connections in cell.architecture.derive().items():
             for k, source in connections:
-                weights[topology.edges.index((source, target)), k] = 1
+                weights[graph.edges.index((source, target)), k] = 1
     inputs = [x.detach() for x in inputs]
     parameters = [p for p in cell.parameters() if p.requires_grad]
     got, expected = cell(inputs), reference(cell, weights, *inputs)
@@ -268,9 +269,9 @@ def test_derivation_follows_every_change_and_is_worked_out_once() -> None:
     class Counting(Softmax):
         derivations = 0
 
-        def derive(self, parameters, topology):
+        def derive(self, parameters, graph):
             type(self).derivations += 1
-            return super().derive(parameters, topology)
+            return super().derive(parameters, graph)
 
     supernet = small(EnTranNAS(relaxation=Counting()), layers=8)
     for _ in range(3):
@@ -362,7 +363,7 @@ def test_a_transit_cell_passes_gradients_on_even_if_the_derived_cell_is_cut_in_t
     """Every edge runs its second best operation for as long as with ``none`` nothing would reach the output."""
     supernet = supernet_of(EnTranNAS(), NASBench201(channels=4, cells=2))
     engine, transit, *_ = cells_of(supernet)
-    skip = engine.architecture.topology.operations.index("skip_connect")
+    skip = engine.architecture.graph.operations.index("skip_connect")
     with torch.no_grad():
         alpha = engine.architecture.tables["alpha"]
         alpha.zero_()

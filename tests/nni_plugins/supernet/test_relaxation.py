@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from nni_plugins import EdgeNormalisation, Softmax
-from nni_plugins.supernet.relaxation import Derived, Topology, strongest_connections
+from nni_plugins.supernet.relaxation import Derived, strongest_connections
+from search_spaces import CellGraph
 
 OPERATIONS = ("none", "pool", "skip", "conv")
 NONE, POOL, SKIP, CONV = range(4)
 
 
-def topology(num_inputs: int = 2, num_nodes: int = 1, connections: int | str = 2, operations=OPERATIONS) -> Topology:
-    return Topology(num_inputs, num_nodes, operations, connections)
+def cell_graph(num_inputs: int = 2, num_nodes: int = 1, connections: int | str = 2, operations=OPERATIONS) -> CellGraph:
+    return CellGraph(operations, num_inputs, num_nodes, connections)
 
 
 def logits(*probabilities: list[float]) -> torch.Tensor:
@@ -27,7 +28,7 @@ def logits(*probabilities: list[float]) -> torch.Tensor:
 
 
 def test_edges_are_numbered_target_by_target() -> None:
-    graph = topology(num_inputs=2, num_nodes=3)
+    graph = cell_graph(num_inputs=2, num_nodes=3)
     assert graph.edges == [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (3, 4)]
     assert [graph.edges[graph.rows(target)] for target in graph.targets] == [
         [(0, 2), (1, 2)],
@@ -37,7 +38,7 @@ def test_edges_are_numbered_target_by_target() -> None:
 
 
 def test_a_cell_of_four_nodes_has_14_edges() -> None:
-    graph = topology(num_inputs=2, num_nodes=4)
+    graph = cell_graph(num_inputs=2, num_nodes=4)
     assert Softmax().init(graph)["alpha"].shape == (14, 4)
     parameters = EdgeNormalisation().init(graph)
     assert parameters["alpha"].shape == (14, 4)
@@ -46,7 +47,7 @@ def test_a_cell_of_four_nodes_has_14_edges() -> None:
 
 def test_the_initial_parameters_are_small_and_random() -> None:
     torch.manual_seed(0)
-    graph = topology(num_inputs=2, num_nodes=40)
+    graph = cell_graph(num_inputs=2, num_nodes=40)
     for values in EdgeNormalisation().init(graph).values():
         assert 0.9e-3 < values.std() < 1.1e-3
         assert abs(values.mean()) < 2e-4
@@ -57,13 +58,13 @@ def test_the_initial_parameters_are_small_and_random() -> None:
 
 def test_softmax_over_the_operations_of_every_edge() -> None:
     alpha = torch.tensor([[0.0, math.log(2), math.log(3), math.log(4)], [0.0, 0.0, 0.0, 0.0]])
-    weights, edges = Softmax().weights({"alpha": alpha}, topology())
+    weights, edges = Softmax().weights({"alpha": alpha}, cell_graph())
     torch.testing.assert_close(weights, torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]]))
     assert edges is None
 
 
 def test_edge_normalisation_is_a_softmax_over_the_edges_into_each_node() -> None:
-    graph = topology(num_inputs=1, num_nodes=2, connections=1, operations=("a", "b"))
+    graph = cell_graph(num_inputs=1, num_nodes=2, connections=1, operations=("a", "b"))
     assert graph.edges == [(0, 1), (0, 2), (1, 2)]
     parameters = {
         "alpha": logits([0.5, 0.5], [0.1, 0.9], [0.4, 0.6]),
@@ -80,7 +81,7 @@ def test_edge_normalisation_is_a_softmax_over_the_edges_into_each_node() -> None
 
 
 def derive(*table: list[float], **graph) -> list[Derived]:
-    graph = topology(**graph)
+    graph = cell_graph(**graph)
     return Softmax().derive({"alpha": logits(*table)}, graph)[graph.num_inputs]
 
 
@@ -107,7 +108,7 @@ def test_none_is_never_derived_and_does_not_rank() -> None:
 
 def test_none_takes_its_share_of_the_softmax() -> None:
     # by logits edge 1 would win (2 > 1); its none leaves it less weight than edge 0's operation has
-    graph = topology(connections=1)
+    graph = cell_graph(connections=1)
     alpha = torch.tensor([[-5.0, 1.0, -5.0, -5.0], [9.0, 2.0, -5.0, -5.0]])
     assert Softmax().derive({"alpha": alpha}, graph)[2] == [Derived(POOL, 0)]
 
@@ -143,7 +144,7 @@ def test_a_node_with_too_few_predecessors_takes_their_next_operations() -> None:
 
 
 def test_edge_normalisation_changes_the_ranking() -> None:
-    graph = topology(num_inputs=3, num_nodes=1)
+    graph = cell_graph(num_inputs=3, num_nodes=1)
     alpha = logits([0.1, 0.6, 0.2, 0.1], [0.1, 0.1, 0.5, 0.3], [0.1, 0.1, 0.3, 0.5])
     assert Softmax().derive({"alpha": alpha}, graph)[3] == [Derived(POOL, 0), Derived(SKIP, 1)]
     beta = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64).log()
@@ -153,13 +154,13 @@ def test_edge_normalisation_changes_the_ranking() -> None:
 
 
 def test_every_node_is_derived_from_its_own_edges() -> None:
-    graph = topology(num_inputs=1, num_nodes=2, connections=1)
+    graph = cell_graph(num_inputs=1, num_nodes=2, connections=1)
     alpha = logits([0.1, 0.1, 0.1, 0.7], [0.1, 0.4, 0.3, 0.2], [0.1, 0.2, 0.5, 0.2])
     assert Softmax().derive({"alpha": alpha}, graph) == {1: [Derived(CONV, 0)], 2: [Derived(SKIP, 1)]}
 
 
 def test_one_operation_from_every_input_none_included() -> None:
-    graph = topology(num_inputs=1, num_nodes=2, connections="every input")
+    graph = cell_graph(num_inputs=1, num_nodes=2, connections="every input")
     weights = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.3, 0.3, 0.3], [0.1, 0.2, 0.3, 0.4]])
     assert strongest_connections(weights, graph) == {
         1: [Derived(NONE, 0)],
@@ -170,7 +171,7 @@ def test_one_operation_from_every_input_none_included() -> None:
 def test_derivation_ignores_gradients_and_keeps_the_parameters() -> None:
     alpha = logits([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]).requires_grad_()
     before = alpha.detach().clone()
-    Softmax().derive({"alpha": alpha}, topology())
+    Softmax().derive({"alpha": alpha}, cell_graph())
     assert torch.equal(alpha, before)
     assert alpha.grad is None
 

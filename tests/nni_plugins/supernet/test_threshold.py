@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from nni_plugins import SparseThreshold
-from nni_plugins.supernet.relaxation import Derived, Topology
+from nni_plugins.supernet.relaxation import Derived
+from search_spaces import CellGraph
 
 OPERATIONS = ("pool", "skip", "conv")
 
 
-def topology(num_nodes: int = 1) -> Topology:
-    return Topology(2, num_nodes, OPERATIONS, "any")
+def cell_graph(num_nodes: int = 1) -> CellGraph:
+    return CellGraph(OPERATIONS, 2, num_nodes, "any")
 
 
 def logit(p: float) -> float:
@@ -30,14 +31,14 @@ PARAMETERS = {
 
 def test_weights_of_live_edges_add_up_to_one() -> None:
     # ratios 1, .15, .1 | .5, .4, .35; minus .3: .7, 0, 0 | .2, .1, .05
-    weights, edges = SparseThreshold().weights(PARAMETERS, topology())
+    weights, edges = SparseThreshold().weights(PARAMETERS, cell_graph())
     expected = torch.tensor([[1, 0, 0], [0.2 / 0.35, 0.1 / 0.35, 0.05 / 0.35]], dtype=torch.float64)
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(edges, torch.ones(2, dtype=torch.float64))
 
 
 def test_weights_normalised_by_node() -> None:
-    weights, edges = SparseThreshold(normalize="node").weights(PARAMETERS, topology())
+    weights, edges = SparseThreshold(normalize="node").weights(PARAMETERS, cell_graph())
     expected = torch.tensor([[0.7, 0, 0], [0.2, 0.1, 0.05]], dtype=torch.float64) / 1.05
     torch.testing.assert_close(weights, expected)
     torch.testing.assert_close(edges, expected.sum(1))
@@ -46,13 +47,13 @@ def test_weights_normalised_by_node() -> None:
 @pytest.mark.parametrize("normalize", ["edge", "node"])
 def test_derives_what_has_weight(normalize) -> None:
     relaxation = SparseThreshold(normalize=normalize)
-    derived = relaxation.derive(PARAMETERS, topology())
+    derived = relaxation.derive(PARAMETERS, cell_graph())
     assert derived == {2: [Derived(0, 0), Derived(0, 1), Derived(1, 1), Derived(2, 1)]}
     higher = PARAMETERS | {"beta": torch.tensor([logit(0.45)], dtype=torch.float64)}
-    assert relaxation.derive(higher, topology()) == {2: [Derived(0, 0), Derived(0, 1)]}
+    assert relaxation.derive(higher, cell_graph()) == {2: [Derived(0, 0), Derived(0, 1)]}
     highest = PARAMETERS | {"beta": torch.tensor([logit(0.6)], dtype=torch.float64)}
-    assert relaxation.derive(highest, topology()) == {2: [Derived(0, 0)]}
-    weights, edges = relaxation.weights(highest, topology())
+    assert relaxation.derive(highest, cell_graph()) == {2: [Derived(0, 0)]}
+    weights, edges = relaxation.weights(highest, cell_graph())
     assert weights.tolist() == [[1, 0, 0], [0, 0, 0]]
     assert edges.tolist() == [1, 0]
 
@@ -62,7 +63,7 @@ def test_derives_what_has_weight(normalize) -> None:
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 100.0])
 def test_never_leaves_a_node_without_a_connection(scale, dtype, normalize) -> None:
     torch.manual_seed(0)
-    graph = topology(num_nodes=4)
+    graph = cell_graph(num_nodes=4)
     relaxation = SparseThreshold(normalize=normalize)
     for beta in (*range(-20, 21), 1e4):
         parameters = {
@@ -82,14 +83,14 @@ def test_never_leaves_a_node_without_a_connection(scale, dtype, normalize) -> No
 
 def test_starts_uniform() -> None:
     torch.manual_seed(0)
-    graph = topology(num_nodes=4)
+    graph = cell_graph(num_nodes=4)
     weights, _ = SparseThreshold().weights(SparseThreshold().init(graph), graph)
     torch.testing.assert_close(weights, torch.full((14, 3), 1 / 3), rtol=0.02, atol=0)
 
 
 def test_gradients() -> None:
     torch.manual_seed(0)
-    graph = topology(num_nodes=2)
+    graph = cell_graph(num_nodes=2)
     alpha = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     beta = torch.tensor([-0.5, 0.3], dtype=torch.float64, requires_grad=True)
     for normalize in ("edge", "node"):
@@ -105,7 +106,7 @@ def test_gradients() -> None:
 def test_dead_edges_pass_finite_gradients() -> None:
     alpha = PARAMETERS["alpha"].clone().requires_grad_()
     beta = torch.tensor([logit(0.6)], dtype=torch.float64, requires_grad=True)
-    weights, _ = SparseThreshold().weights({"alpha": alpha, "beta": beta}, topology())
+    weights, _ = SparseThreshold().weights({"alpha": alpha, "beta": beta}, cell_graph())
     for gradient in torch.autograd.grad(weights.square().sum() + weights[1].sum(), (alpha, beta)):
         assert torch.isfinite(gradient).all()
 

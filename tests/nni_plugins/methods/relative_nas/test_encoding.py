@@ -10,7 +10,6 @@ from nni.mutable import Categorical, CategoricalMultiple, MutableList, Numerical
 from nni.mutable.annotation import ExpressionConstraint
 
 from nni_plugins.methods.relative_nas.encoding import (
-    DARTS_OPERATIONS,
     Choice,
     Encoding,
     Subset,
@@ -19,6 +18,7 @@ from nni_plugins.methods.relative_nas.encoding import (
     search_space_encoding,
 )
 from nni_plugins.methods.relative_nas.model_space import model_space_encoding
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 EVERY_TYPE = {
     "operation": {"_type": "choice", "_value": ["conv", "pool", [1, 2], None]},
@@ -108,7 +108,7 @@ def test_the_darts_genes_are_those_of_the_model_space_in_nni() -> None:
     space = DARTS(width=4, num_cells=3, dataset="cifar")
     encoding, paper = model_space_encoding(space.simplify()), darts_encoding()
     assert list(encoding.variables.items()) == list(paper.variables.items())
-    assert list(DARTS_OPERATIONS) == DARTS.DARTS_OPS
+    assert list(DARTS_OPERATIONS_WITHOUT_NONE) == DARTS.DARTS_OPS
     population = np.random.default_rng(0).random((3, 32)) * paper.upper
     for architecture in paper.decode(population):
         assert space.contains(paper.sample(architecture))

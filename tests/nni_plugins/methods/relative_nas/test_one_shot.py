@@ -31,7 +31,7 @@ from nni_plugins.run.search import search as run_search
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.cell import MixedCell
 from search_spaces import DARTSSpace, NASBench201
-from search_spaces.operation_names import DARTS_OPERATIONS
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 from tests.nni_plugins.methods.searching import CLASSES, QUIET, OneCell, OwnSpace, Probe, batches, mutated
 
 STEPS = 2
@@ -203,7 +203,7 @@ def test_batch_norm_learns_scale_and_shift() -> None:
 
 def test_the_weight_set_has_own_parameters_for_every_cell_edge_and_operation() -> None:
     """Eight cells of 14 edges with seven operations, of which the plain identity has no parameters."""
-    supernet = mutated(RelativeNAS(), DARTSSpace, channels=4, layers=8, operations=DARTS_OPERATIONS[1:])
+    supernet = mutated(RelativeNAS(), DARTSSpace, channels=4, layers=8, operations=DARTS_OPERATIONS_WITHOUT_NONE)
     cells = [m for m in supernet.modules() if isinstance(m, MixedCell)]
     owned = [{id(p) for p in op.parameters()} for cell in cells for op in cell.operations.values()]
     with_parameters = [each for each in owned if each]
