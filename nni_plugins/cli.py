@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return doctor.main(arguments.port)
     quiet_libraries()
-    from nni_plugins.methods.bilevel.step import SearchDiverged
+    from nni_plugins.methods.divergence import Diverged
     from nni_plugins.tools.own_code import allow_own_code
 
     try:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "space": _space,
             "score": _score,
         }[arguments.command](arguments)
-    except (ValueError, OSError, SearchDiverged) as error:
+    except (ValueError, OSError, Diverged) as error:
         return complain(error)
 
 

@@ -80,7 +80,7 @@ def run(
     out
         Folder of the results.
     work
-        Folder of checkpoints and logs; a run interrupted there goes on. Checkpoints are removed at the end.
+        Folder of checkpoints and logs; a run interrupted there resumes. Checkpoints are removed at the end.
     force
         Replace ``out`` if it exists.
     on_epoch

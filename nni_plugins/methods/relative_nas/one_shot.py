@@ -38,9 +38,9 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
 from nni_plugins.methods.bilevel.trainable import make_affine
+from nni_plugins.methods.divergence import ADVICE, Diverged
 from nni_plugins.methods.metric import Metric, Metrics
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
@@ -384,9 +384,9 @@ class WeightSetModule(BaseOneShotLightningModule):
         by_row = np.empty(len(self.losses))
         by_row[self._order] = self.losses
         if not np.isfinite(by_row).any():
-            raise SearchDiverged(
-                f"The validation loss of every candidate of generation {self.current_epoch + 1} is not finite; lower "
-                "the learning rate, set gradient_clip_val, or check the data for values that are not finite."
+            raise Diverged(
+                f"The validation loss of every candidate of generation {self.current_epoch + 1} is not finite; "
+                f"{ADVICE}."
             )
         self.best = self._samples[int(by_row.argmin())]
         if self.current_epoch < self.generations:
