@@ -35,6 +35,13 @@ def start(folder: Path, data: str, strategy: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 400
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def final_state(folder: Path) -> dict:
     return torch.load(folder / "search" / "epoch-0004.ckpt", weights_only=True)
 
@@ -74,10 +81,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, stra
 def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, strategy: str) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     process = start(folder, tiny_data, strategy)
-    deadline = time.monotonic() + 400
-    while not (folder / "search" / "epoch-0002.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(folder / "search" / "epoch-0002.ckpt", process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (folder / "search" / "epoch-0004.ckpt").exists(), "the search ended before it was killed"
@@ -101,3 +105,42 @@ def test_killed_search_ends_bit_identical(
     assert_identical(found["optimizer_states"], expected["optimizer_states"])
     assert_identical(found["callbacks"], expected["callbacks"])
     assert_identical(found.get("relative_nas"), expected.get("relative_nas"))
+
+
+def test_a_trial_orphaned_by_a_killed_manager_keeps_its_folder_to_itself(tmp_path: Path, tiny_data: str) -> None:
+    """The manager here is a process that starts a trial, as NNI's does, and is killed; its trial lives on."""
+    trial = [
+        sys.executable, "-W", "ignore", "-m", "nni_plugins.trial", "--data", tiny_data,
+        "--exported", str(tmp_path / "exported"), "--set", "epochs=5000", "--set", "batch_size=16",
+        "--set", "space.channels=4",
+    ]  # fmt: skip
+    work = tmp_path / "trial"
+    environment = {**os.environ, "NNI_OUTPUT_DIR": str(work)}
+    manage = (
+        "import subprocess, sys; "
+        "print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, flush=True); input()"
+    )
+    manager = subprocess.Popen(
+        [sys.executable, "-c", manage, *trial],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert manager.stdout is not None
+    orphan = int(manager.stdout.readline())
+    try:
+        wait_for(work / "search" / "epoch-0001.ckpt", manager)
+        manager.kill()
+        resumed = subprocess.run(trial, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert resumed.returncode == 2
+        assert resumed.stderr.splitlines()[-1].startswith(f"nni-plugins: {work} is in use by process {orphan} on ")
+        os.kill(orphan, 0)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+        manager.kill()
+    again = subprocess.Popen(trial, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert again.stdout is not None
+        first = next(line for line in again.stdout if line.startswith("search epoch"))
+        assert not first.startswith("search epoch 1/"), "the trial resumed where the orphan was"
+    finally:
+        again.kill()
+        again.communicate()
