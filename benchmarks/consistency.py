@@ -16,7 +16,6 @@ The architecture learning rate is that of the paper times the steps that a short
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 import warnings
@@ -44,7 +43,7 @@ from nni_plugins.report.nasbench201_table import EDGES, Table
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.settings import SearchRecipe
 from nni_plugins.supernet.consistency import consistency, derived_subgraph, evaluating
-from nni_plugins.tools.atomic_files import atomic_write
+from nni_plugins.tools.atomic_files import atomic_write, strict_json
 from nni_plugins.tools.console import quiet_libraries
 from search_spaces import AnyDARTSSpace, DARTSSpace, NASBench201
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
@@ -283,7 +282,7 @@ def main() -> None:
         results["ranking"] = measure_ranking(table, data, arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     target = arguments.output / "consistency"
-    atomic_write(target.with_suffix(".json"), json.dumps(results))
+    atomic_write(target.with_suffix(".json"), strict_json(results, indent=None))
     atomic_write(target.with_suffix(".md"), markdown(results, arguments))
     picture(results, target.with_suffix(".png"))
     print(target.with_suffix(".md").read_text())

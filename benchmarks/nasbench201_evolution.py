@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import logging
 import platform
 import time
@@ -39,7 +38,7 @@ from nni.nas.strategy.base import Strategy
 
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import search_space_encoding
-from nni_plugins.tools.atomic_files import atomic_write
+from nni_plugins.tools.atomic_files import atomic_write, strict_json
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
 BUDGETS = (50, 100, 200, 500)
@@ -281,7 +280,7 @@ def main() -> None:
 
     results = measure(arguments.table, arguments.seeds)
     target = arguments.output / "nasbench201_evolution"
-    atomic_write(target.with_suffix(".json"), json.dumps({"seeds": arguments.seeds, "methods": results}))
+    atomic_write(target.with_suffix(".json"), strict_json({"seeds": arguments.seeds, "methods": results}, indent=None))
     atomic_write(target.with_suffix(".md"), markdown(results, arguments.seeds))
     picture(results, arguments.seeds, target.with_suffix(".png"))
 

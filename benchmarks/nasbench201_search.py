@@ -254,11 +254,11 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "SEED", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from nni_plugins.tools.atomic_files import atomic_write
+    from nni_plugins.tools.atomic_files import atomic_write, strict_json
 
     if arguments.one:
         contender, seed, path = arguments.one
-        atomic_write(path, json.dumps(run_search(contender, int(seed), arguments)))
+        atomic_write(path, strict_json(run_search(contender, int(seed), arguments), indent=None))
         return
     from nni_plugins.report.nasbench201_table import Table
 
@@ -266,7 +266,9 @@ def main() -> None:
     runs = run_all(arguments)
     score_all(runs, table)
     target = arguments.output / arguments.name
-    atomic_write(target.with_suffix(".json"), json.dumps({"settings": settings_of(arguments), "runs": runs}))
+    atomic_write(
+        target.with_suffix(".json"), strict_json({"settings": settings_of(arguments), "runs": runs}, indent=None)
+    )
     atomic_write(target.with_suffix(".md"), markdown(runs, table, arguments))
     picture(runs, table, target.with_suffix(".png"))
     print(target.with_suffix(".md").read_text())

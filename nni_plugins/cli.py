@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.console import complain, quiet_libraries
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return doctor.main(arguments.port)
     quiet_libraries()
-    from nni_plugins.methods.bilevel.step import SearchDiverged
+    from nni_plugins.methods.divergence import Diverged
     from nni_plugins.tools.own_code import allow_own_code
 
     try:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "space": _space,
             "score": _score,
         }[arguments.command](arguments)
-    except (ValueError, OSError, SearchDiverged) as error:
+    except (ValueError, OSError, Diverged) as error:
         return complain(error)
 
 
@@ -246,7 +246,7 @@ def _space(arguments: argparse.Namespace) -> int:
         Settings.of(strategy="relative_nas", space=arguments.space, data="", overrides=assignments)
     )
     if arguments.json:
-        print(json.dumps(choices, indent=2))
+        print(strict_json(choices))
     else:
         print_choices(choices)
     return 0
@@ -260,7 +260,7 @@ def _score(arguments: argparse.Namespace) -> int:
     table = Table.from_nni() if arguments.table == "nni" else Table.load(arguments.table)
     found = score(load_genotype(arguments.genotype), table).to_dict()
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(strict_json(found))
     else:
         print_description(found)
     return 0
@@ -282,7 +282,7 @@ def _describe(arguments: argparse.Namespace) -> int:
         sizes = {name.removeprefix("net."): parse_value(value) for name, value in assignments.items()}
         description = describe_genotype(load_genotype(arguments.genotype), arguments.dataset, sizes)
     if arguments.json:
-        print(json.dumps(description, indent=2))
+        print(strict_json(description))
     else:
         print_description(description)
     return 0

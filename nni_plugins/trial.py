@@ -23,7 +23,7 @@ import nni
 import torch
 
 from nni_plugins.data import DATA_SETS, load_data
-from nni_plugins.methods.bilevel.step import SearchDiverged
+from nni_plugins.methods.divergence import Diverged
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.pipeline import run
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         allow_own_code(arguments)
         final = (evaluate_cell if arguments.evaluate else search_cell)(parameters, arguments)
-    except (ValueError, OSError, SearchDiverged) as error:
+    except (ValueError, OSError, Diverged) as error:
         return complain(error)
     nni.report_final_result(final)
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,22 @@ def nni_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary folder in which NNI lists its experiments; their own folder is for the test to set."""
     monkeypatch.setattr("nni.tools.nnictl.config_utils.Experiments.__init__.__defaults__", (str(tmp_path),))
     return tmp_path
+
+
+@pytest.fixture
+def room() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """``room(n)``: inside the block no file may grow beyond n bytes, so that the operating system refuses writes."""
+
+    @contextlib.contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

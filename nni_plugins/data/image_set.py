@@ -48,6 +48,9 @@ class ImageSet(Protocol):
     def y_test(self) -> Tensor:
         """Labels of the test images, (N,) int64."""
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256, in hexadecimal, that changes with the images and labels."""
+
     def to(self: Self, device: torch.device | str) -> Self:
         """Return the same set, with batches that come out on ``device``."""
 

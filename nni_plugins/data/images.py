@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -136,6 +137,15 @@ class ImageData:
                 f"side below {self.image_size}, or 0 for none."
             )
         return Augmentation(crop_padding=self.image_size // 8, flip=self.flip, cutout=cutout)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of all images and labels, the number of classes and the mirroring."""
+        digest = hashlib.sha256(repr((self.num_classes, self.flip)).encode())
+        for key in ARRAYS:
+            tensor = getattr(self, key).cpu().contiguous()
+            digest.update(repr((key, tuple(tensor.shape))).encode())
+            digest.update(tensor.view(-1).numpy())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> ImageData:
         """The same set on ``device``, from where its loaders give their batches."""

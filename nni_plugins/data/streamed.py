@@ -6,9 +6,11 @@ evaluation the shorter side is resized to 8/7 of the size (256) and the centre i
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -89,6 +91,20 @@ class StreamedImages:
     def y_test(self) -> Tensor:
         """Labels of the test images, (N,) int64."""
         return torch.tensor(self.test.targets)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of every image's name, size in bytes and label, and of the normalisation.
+
+        The images themselves are not read, for that would take as long as an epoch.
+        """
+        digest = hashlib.sha256(repr((self.image_size, self.mean, self.std)).encode())
+        for folder in (self.train, self.test):
+            files = [
+                (Path(path).relative_to(folder.root).as_posix(), os.path.getsize(path), label)
+                for path, label in folder.samples
+            ]
+            digest.update(repr(sorted(files)).encode())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> StreamedImages:
         """The same set with batches that come out on ``device``."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import math
 import sys
 import time
@@ -30,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
+
+from nni_plugins.tools.atomic_files import strict_json
 
 MODEL_FILE = "model.onnx"
 REFERENCE_FILE = "reference.npz"
@@ -406,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if arguments.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        print(strict_json(report.to_dict()))
     else:
         print_report(report, arguments.folder)
     return 0 if report.passed else 1

@@ -27,10 +27,11 @@ from nni_plugins.data import ImageSet
 from nni_plugins.data.streamed import available_cpus
 from nni_plugins.deploy.check import MODEL_FILE, REFERENCE_FILE, Reference, check_deployment, open_session, run_model
 from nni_plugins.report.cell_picture import draw_cells
-from nni_plugins.tools.atomic_files import atomic_directory, refuse_existing
+from nni_plugins.tools.atomic_files import atomic_directory, refuse_existing, strict_json
 from search_spaces import Genotype
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "nni", "numpy", "onnx", "onnxruntime", "onnxscript")
+WEIGHTS_FILE = "weights.safetensors"
 _REFERENCE_BYTES = 2**19
 _REFERENCE_IMAGES = (64, 256)
 
@@ -115,7 +116,8 @@ def export_result(
     Returns
     -------
     dict
-        ``report`` with ``versions`` and ``deployment`` added, as in ``report.json``. ``deployment`` is the report of
+        ``report`` with ``weights_sha256``, ``versions`` and ``deployment`` added, as in ``report.json``, where a number
+        that is not finite is null. ``deployment`` is the report of
         :func:`nni_plugins.deploy.check.check_deployment` and ``test_accuracy``, percent of the whole test set through
             onnxruntime, or None if it does not run there. A model
         that fails the check is kept, for its weights are worth it: see ``deployment["passed"]``.
@@ -144,15 +146,49 @@ def export_result(
         genotype.save(temporary / "genotype.json")
         draw_cells(genotype, temporary / "cells.svg")
         state = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
-        (temporary / "weights.safetensors").write_bytes(safetensors.torch.save(state))
+        weights = safetensors.torch.save(state)
+        (temporary / WEIGHTS_FILE).write_bytes(weights)
 
         checked = check_deployment(temporary)
         deployment = checked.to_dict()
         deployment["test_accuracy"] = _test_accuracy(model_file, data) if checked.accuracy is not None else None
         deployment["test_images"] = len(data.y_test)
-        result = {**report, "versions": {**_versions(), **report.get("versions", {})}, "deployment": deployment}
-        (temporary / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
+        text = strict_json(
+            {
+                **report,
+                "weights_sha256": hashlib.sha256(weights).hexdigest(),
+                "versions": {**_versions(), **report.get("versions", {})},
+                "deployment": deployment,
+            }
+        )
+        (temporary / "report.json").write_text(text + "\n")
+    return json.loads(text)
+
+
+def load_weights(folder: Path, report: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict that an export wrote to ``folder``.
+
+    Parameters
+    ----------
+    folder
+        Exported folder.
+    report
+        The content of its ``report.json``.
+
+    Raises
+    ------
+    ValueError
+        If the file's SHA-256 is not the one in ``report``, so that its weights are not those that were tested.
+    """
+    content = (folder / WEIGHTS_FILE).read_bytes()
+    found, expected = hashlib.sha256(content).hexdigest(), str(report.get("weights_sha256"))
+    if found != expected:
+        raise ValueError(
+            f"{folder / WEIGHTS_FILE} is not the file that was exported: its SHA-256 starts with {found[:12]}, "
+            f"report.json has {expected[:12]}; restore the folder from a copy, or train its genotype again with "
+            f"nni-plugins retrain {folder} --out NEW."
+        )
+    return safetensors.torch.load(content)
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:

@@ -20,9 +20,9 @@ from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.nasbench201_table import TABLE_DATA_SETS, Table, score
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport
 from nni_plugins.run.networks import build_net, build_space, classifier_of
-from nni_plugins.run.pipeline import claim
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
+from nni_plugins.run.work_folder import claim
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces import Genotype
 
@@ -83,8 +83,21 @@ def evaluate_candidate(
     dict
         Flat numbers and texts; ``default`` is the validation accuracy after the last epoch, in percent.
     """
-    genotype, recipe = Genotype.from_sample(sample, settings.space), settings.retrain
-    claim(work, settings, genotype)
+    genotype = Genotype.from_sample(sample, settings.space)
+    with claim(work, settings, data, genotype=genotype):
+        return _train_and_validate(genotype, sample, settings, data, out, work, on_epoch)
+
+
+def _train_and_validate(
+    genotype: Genotype,
+    sample: Mapping[str, Any],
+    settings: Settings,
+    data: ImageSet,
+    out: Path,
+    work: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> dict[str, Any]:
+    recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
     module = classifier_of(net, settings, data)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 import torchmetrics
@@ -13,6 +14,7 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from torchmetrics.classification import MulticlassAccuracy
 
+from nni_plugins.methods.divergence import StopWhenDiverged
 from nni_plugins.methods.metric import (
     TRAINING_ACCURACY,
     TRAINING_LOSS,
@@ -98,6 +100,10 @@ class ImageClassifier(LightningModule):
         loss.reset()
         accuracy.reset()
         return metrics
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Stop a training of this module that diverges; around a supernet it is the search's module that is asked."""
+        return [StopWhenDiverged()]
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -43,13 +44,13 @@ class EpochRecord:
         return {"epoch": self.epoch, **measured, **genotype}
 
     def on_page(self) -> dict[str, float]:
-        """Return what NNI's page shows: the same names in every epoch."""
+        """Return what NNI's page shows: the same names in every epoch, without numbers that its JSON cannot say."""
         shown = {
             metric.name: metric.unmeasured if value is None else value
             for metric, value in self.metrics.items()
             if metric.on_page
         }
-        return {name: float(value) for name, value in shown.items() if value is not None}
+        return {name: float(value) for name, value in shown.items() if value is not None and math.isfinite(value)}
 
 
 Measure = Callable[[pl.Trainer, pl.LightningModule], EpochRecord]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from nni_plugins.data import ImageSet, load_data
-from nni_plugins.deploy.export import export_result
+from nni_plugins.deploy.export import export_result, load_weights
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
@@ -21,7 +18,8 @@ from nni_plugins.run.networks import build_net
 from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import SearchResult, search
 from nni_plugins.run.settings import Settings
-from nni_plugins.tools.atomic_files import atomic_write, refuse_existing
+from nni_plugins.run.work_folder import Claim, claim, reserved
+from nni_plugins.tools.atomic_files import refuse_existing
 from search_spaces import Genotype
 
 
@@ -80,7 +78,7 @@ def run(
     out
         Folder of the results.
     work
-        Folder of checkpoints and logs; a run interrupted there goes on. Checkpoints are removed at the end.
+        Folder of checkpoints and logs; a run interrupted there resumes. Checkpoints are removed at the end.
     force
         Replace ``out`` if it exists.
     on_epoch
@@ -91,11 +89,13 @@ def run(
     FileExistsError
         If ``out`` exists and ``force`` is not set; nothing is done then.
     ValueError
-        If a setting does not fit the data or the space, or ``work`` holds a run with other settings.
+        If a setting does not fit the data or the space, or ``work`` holds a run with other settings or other data.
+    BlockingIOError
+        If another process works in ``work`` or for ``out``.
     """
     refuse_existing(out, force=force)
-    claim(work, settings)
-    return _retrain_and_export(search(settings, data, work, on_epoch), settings, data, out, work, force)
+    with claim(work, settings, data, out=out) as claimed:
+        return _retrain_and_export(search(settings, data, work, on_epoch), settings, data, out, work, force, claimed)
 
 
 def run_retraining(
@@ -103,20 +103,23 @@ def run_retraining(
 ) -> RunResult:
     """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`."""
     refuse_existing(out, force=force)
-    claim(work, settings, genotype)
-    return _retrain_and_export(SearchResult(genotype, genotype.to_sample(), []), settings, data, out, work, force)
+    with claim(work, settings, data, genotype=genotype, out=out) as claimed:
+        found = SearchResult(genotype, genotype.to_sample(), [])
+        return _retrain_and_export(found, settings, data, out, work, force, claimed)
 
 
 def _retrain_and_export(
-    found: SearchResult, settings: Settings, data: ImageSet, out: Path, work: Path, force: bool
+    found: SearchResult, settings: Settings, data: ImageSet, out: Path, work: Path, force: bool, claimed: Claim
 ) -> RunResult:
     retrained = retrain(found.genotype, settings, data, work, sample=found.sample)
     last = found.history[-1] if found.history else {}
     report = {
         "settings": settings.to_dict(),
         "seed": settings.seed,
+        "threads": list(claimed.threads),
         "data": {
             "name": settings.data,
+            "sha256": claimed.data_sha256,
             "classes": data.num_classes,
             "in_channels": data.in_channels,
             "image_size": data.image_size,
@@ -171,7 +174,9 @@ def export_again(
     FileExistsError
         If ``out`` exists and ``force`` is not set.
     ValueError
-        If a file of the folder is damaged, or does not fit the others.
+        If a file of the folder is damaged, or does not fit the others; if the weights are not those that were exported.
+    BlockingIOError
+        If another process works for ``out``.
     """
     refuse_existing(out, force=force)
     for name in ("genotype.json", "weights.safetensors", "report.json"):
@@ -182,26 +187,8 @@ def export_again(
     settings = Settings.from_dict(report["settings"])
     image_set = load_data(data or settings.data, root=data_root)
     net = build_net(genotype, settings, image_set)
-    net.load_state_dict(load_file(folder / "weights.safetensors"))
+    net.load_state_dict(load_weights(folder, report))
     kept = {name: value for name, value in report.items() if name not in ("deployment", "versions")}
-    exported = export_result(out, genotype=genotype, net=net, data=image_set, report=kept, force=force)
+    with reserved(out):
+        exported = export_result(out, genotype=genotype, net=net, data=image_set, report=kept, force=force)
     return RunResult(out, genotype, exported)
-
-
-def claim(work: Path, settings: Settings, genotype: Genotype | None = None) -> None:
-    """Reserve ``work`` for a run with ``settings``, or see that it is the same run that goes on.
-
-    Raises
-    ------
-    ValueError
-        If other settings were used there.
-    """
-    path = work / "settings.json"
-    content = settings.to_dict() | ({} if genotype is None else {"genotype": json.loads(genotype.to_json())})
-    text = json.dumps(content, indent=2) + "\n"
-    if path.is_file() and path.read_text() != text:
-        raise ValueError(
-            f"{work} holds a run with other settings (see {path.name} there); choose another output folder, use the "
-            "same settings to go on, or delete the folder."
-        )
-    atomic_write(path, text)

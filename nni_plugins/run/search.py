@@ -53,7 +53,7 @@ def search(
     ------
     ValueError
         If the strategy cannot search the space.
-    SearchDiverged
+    Diverged
         If a loss is not finite.
     """
     pl.seed_everything(settings.seed, verbose=False)

@@ -10,7 +10,7 @@ import torch
 from nni.nas.evaluator.pytorch import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from nni_plugins.run.checkpoint import EpochCheckpoint, newest_intact
+from nni_plugins.run.checkpoint import EpochCheckpoint, VerifiedCheckpointIO, newest_intact
 from nni_plugins.run.epoch_report import EpochReport, show_bar
 from nni_plugins.run.recipes import Recipe
 
@@ -44,6 +44,7 @@ def make_trainer(
         devices=1,
         precision=recipe.precision,
         callbacks=[report, EpochCheckpoint(folder / report.stage)],
+        plugins=[VerifiedCheckpointIO()],
         logger=TensorBoardLogger(str(folder), name="tensorboard", version=report.stage),
         enable_model_summary=False,
         enable_progress_bar=show_bar(),

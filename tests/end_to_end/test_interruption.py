@@ -1,8 +1,7 @@
-"""A search that is killed goes on as if nothing had happened; damaged checkpoints and bad losses are named."""
+"""A search that is killed and started again ends as if nothing had happened."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from nni_plugins.run.checkpoint import checkpoints, newest_intact
 
 SCRIPT = """
 import sys
@@ -36,6 +33,13 @@ print(result.genotype.to_json())
 def start(folder: Path, data: str, strategy: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), data, strategy]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 400
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def final_state(folder: Path) -> dict:
@@ -77,10 +81,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, stra
 def killed(tmp_path_factory: pytest.TempPathFactory, tiny_data: str, strategy: str) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     process = start(folder, tiny_data, strategy)
-    deadline = time.monotonic() + 400
-    while not (folder / "search" / "epoch-0002.ckpt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(folder / "search" / "epoch-0002.ckpt", process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (folder / "search" / "epoch-0004.ckpt").exists(), "the search ended before it was killed"
@@ -106,26 +107,40 @@ def test_killed_search_ends_bit_identical(
     assert_identical(found.get("relative_nas"), expected.get("relative_nas"))
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    uninterrupted: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    newest, previous = checkpoints(uninterrupted[0] / "search")
-    for path in (newest, previous):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    damaged = tmp_path / newest.name
-    damaged.write_bytes(damaged.read_bytes()[:-5000])
-    with caplog.at_level(logging.WARNING):
-        assert newest_intact(tmp_path) == tmp_path / previous.name
-    assert newest.name in caplog.text
-
-
-def test_a_checkpoint_that_carries_code_is_not_executed(tmp_path: Path) -> None:
-    marker = tmp_path / "executed"
-
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (marker,))
-
-    torch.save({"state_dict": Evil()}, tmp_path / "epoch-0001.ckpt")
-    assert newest_intact(tmp_path) is None
-    assert not marker.exists()
+def test_a_trial_orphaned_by_a_killed_manager_keeps_its_folder_to_itself(tmp_path: Path, tiny_data: str) -> None:
+    """The manager here is a process that starts a trial, as NNI's does, and is killed; its trial lives on."""
+    trial = [
+        sys.executable, "-W", "ignore", "-m", "nni_plugins.trial", "--data", tiny_data,
+        "--exported", str(tmp_path / "exported"), "--set", "epochs=5000", "--set", "batch_size=16",
+        "--set", "space.channels=4",
+    ]  # fmt: skip
+    work = tmp_path / "trial"
+    environment = {**os.environ, "NNI_OUTPUT_DIR": str(work)}
+    manage = (
+        "import subprocess, sys; "
+        "print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, flush=True); input()"
+    )
+    manager = subprocess.Popen(
+        [sys.executable, "-c", manage, *trial],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert manager.stdout is not None
+    orphan = int(manager.stdout.readline())
+    try:
+        wait_for(work / "search" / "epoch-0001.ckpt", manager)
+        manager.kill()
+        resumed = subprocess.run(trial, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert resumed.returncode == 2
+        assert resumed.stderr.splitlines()[-1].startswith(f"nni-plugins: {work} is in use by process {orphan} on ")
+        os.kill(orphan, 0)
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+        manager.kill()
+    again = subprocess.Popen(trial, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert again.stdout is not None
+        first = next(line for line in again.stdout if line.startswith("search epoch"))
+        assert not first.startswith("search epoch 1/"), "the trial resumed where the orphan was"
+    finally:
+        again.kill()
+        again.communicate()

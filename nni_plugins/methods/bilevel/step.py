@@ -12,13 +12,8 @@ from torch import nn
 
 from nni_plugins.methods.bilevel.choices import Choices
 from nni_plugins.methods.bilevel.gradients import first_order, second_order, without_gradients
+from nni_plugins.methods.divergence import FiniteLosses
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
-
-STEPS_BETWEEN_CHECKS = 16
-
-
-class SearchDiverged(RuntimeError):
-    """A loss of the search is not finite."""
 
 
 class BilevelModule(DartsLightningModule):
@@ -40,7 +35,7 @@ class BilevelModule(DartsLightningModule):
             warmup_epochs=choices.warmup_epochs,
         )
         self.choices = choices
-        self._unchecked: list[tuple[int, torch.Tensor]] = []
+        self._losses = FiniteLosses()
         self._epoch_losses: dict[str, list[torch.Tensor]] = {"architecture": [], "weights": []}
 
     def architectures(self) -> list[CellArchitecture | ChoiceArchitecture]:
@@ -130,14 +125,14 @@ class BilevelModule(DartsLightningModule):
         self.training_module.on_train_epoch_start()
 
     def on_train_epoch_end(self) -> None:
-        self._check_losses()
+        self._losses.check()
         self.training_module.on_train_epoch_end()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
         return self.training_module.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        self._check_losses()
+        self._losses.check()
         self.training_module.on_validation_epoch_start()
 
     def on_validation_epoch_end(self) -> None:
@@ -151,21 +146,7 @@ class BilevelModule(DartsLightningModule):
 
     def _watch(self, kind: str, batch_idx: int, loss: torch.Tensor) -> None:
         self._epoch_losses[kind].append(loss.detach())
-        self._unchecked.append((batch_idx, loss.detach()))
-        if len(self._unchecked) >= STEPS_BETWEEN_CHECKS:  # one transfer for many steps: asking each would stall a GPU
-            self._check_losses()
-
-    def _check_losses(self) -> None:
-        watched, self._unchecked = self._unchecked, []
-        if not watched:
-            return
-        finite = torch.stack([loss for _, loss in watched]).isfinite().tolist()
-        for (step, loss), fine in zip(watched, finite, strict=True):
-            if not fine:
-                raise SearchDiverged(
-                    f"The loss became {loss.item()} in epoch {self.current_epoch}, step {step}; lower the learning "
-                    "rate, set gradient_clip_val, or check the data for values that are not finite."
-                )
+        self._losses.add(loss, epoch=self.current_epoch, step=batch_idx)
 
 
 def _param_groups(optimizers: Any) -> Iterator[dict[str, Any]]:

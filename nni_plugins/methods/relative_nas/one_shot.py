@@ -38,9 +38,9 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
 from nni_plugins.methods.bilevel.trainable import make_affine
+from nni_plugins.methods.divergence import ADVICE, Diverged
 from nni_plugins.methods.metric import Metric, Metrics
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
@@ -53,6 +53,7 @@ from nni_plugins.supernet.consistency import mixtures_of
 from nni_plugins.supernet.features import PerEdge
 from nni_plugins.supernet.relaxation import Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
+from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.checked import Checked, refuse_unknown, setting
 from search_spaces.cells import set_drop_path
 from search_spaces.free_cell import FreeCell
@@ -384,9 +385,9 @@ class WeightSetModule(BaseOneShotLightningModule):
         by_row = np.empty(len(self.losses))
         by_row[self._order] = self.losses
         if not np.isfinite(by_row).any():
-            raise SearchDiverged(
-                f"The validation loss of every candidate of generation {self.current_epoch + 1} is not finite; lower "
-                "the learning rate, set gradient_clip_val, or check the data for values that are not finite."
+            raise Diverged(
+                f"The validation loss of every candidate of generation {self.current_epoch + 1} is not finite; "
+                f"{ADVICE}."
             )
         self.best = self._samples[int(by_row.argmin())]
         if self.current_epoch < self.generations:
@@ -410,12 +411,13 @@ class WeightSetModule(BaseOneShotLightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the population as text: without executing code torch reads neither NNI's labels nor 128-bit integers."""
         kept = {"state": slow_fast.to_plain(self.state), "best": self.best, "losses": self.losses}
-        checkpoint["relative_nas"] = json.dumps(kept)
+        checkpoint["relative_nas"] = strict_json(kept, indent=None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = json.loads(checkpoint["relative_nas"])
         self.state = slow_fast.from_plain(kept["state"])
-        self.best, self.losses = kept["best"], kept["losses"]
+        self.best = kept["best"]
+        self.losses = [math.inf if loss is None else loss for loss in kept["losses"]]
 
 
 SPECS = (

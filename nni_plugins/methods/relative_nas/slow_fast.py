@@ -12,6 +12,7 @@ the slow learners. What a vector means is up to ``decode`` (see :mod:`nni_plugin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -293,21 +294,34 @@ def diversity(state: SlowFastState) -> float:
 
 
 def to_plain(state: SlowFastState) -> dict[str, Any]:
-    """The state as lists, dicts, numbers and strings, for a checkpoint in JSON."""
+    """Return the state as lists, dicts, finite numbers and strings, for JSON; an infinite loss is None."""
     plain = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in state._asdict().items()}
-    return {**plain, "random_state": dict(state.random_state), "known": [list(item) for item in state.known.items()]}
+    return {
+        **plain,
+        "random_state": dict(state.random_state),
+        "losses": [_finite_or_none(loss) for loss in state.losses.tolist()],
+        "known": [[architecture, _finite_or_none(loss)] for architecture, loss in state.known.items()],
+    }
 
 
 def from_plain(plain: Mapping[str, Any]) -> SlowFastState:
-    """Inverse of :func:`to_plain`, to the last bit."""
-    fields = dict(plain)
+    """Return the state of which :func:`to_plain` made ``plain``, the same to the last bit."""
+    fields = {**plain, "losses": [_infinite_if_none(loss) for loss in plain["losses"]]}
     for name in ("population", "velocity", "upper", "losses"):
-        fields[name] = _frozen(np.array(plain[name], dtype=np.float64))
+        fields[name] = _frozen(np.array(fields[name], dtype=np.float64))
     fields["pairs"] = _frozen(np.array(plain["pairs"], dtype=np.int64).reshape(-1, 2))
     for name in ("architectures", "asked"):
         fields[name] = _hashable(plain[name])
-    fields["known"] = {_hashable(architecture): loss for architecture, loss in plain["known"]}
+    fields["known"] = {_hashable(architecture): _infinite_if_none(loss) for architecture, loss in plain["known"]}
     return SlowFastState(**fields)
+
+
+def _finite_or_none(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def _infinite_if_none(loss: float | None) -> float:
+    return math.inf if loss is None else loss
 
 
 def _hashable(value: Any) -> Any:

@@ -36,7 +36,7 @@ from nni.tuner import Tuner
 
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding, search_space_encoding
-from nni_plugins.tools.atomic_files import atomic_write
+from nni_plugins.tools.atomic_files import append_lines, strict_json
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ class RelativeNASTuner(Tuner):
     ValueError
         If a setting or the search space is of no use, a result is not a number, an imported trial is not of this
         search space, or every trial fails. Under NNI the experiment then ends with status ERROR and the reason.
+    OSError
+        If a result cannot be written to disk; the list of results is left whole, and the experiment ends as above.
     """
 
     def __init__(
@@ -264,8 +266,8 @@ class RelativeNASTuner(Tuner):
     def _settle(self, losses: Mapping[Hashable, float]) -> None:
         """Take the first outcome of each candidate; a second one changes nothing."""
         new = {a: loss for a, loss in losses.items() if a not in self._losses}
-        self._losses.update(new)
         self._keep(new)
+        self._losses.update(new)
         self._unresolved = {i: a for i, a in self._unresolved.items() if a not in self._losses}
         self._continue()
         while self._owed and self._waiting and self._send is not None:
@@ -304,21 +306,20 @@ class RelativeNASTuner(Tuner):
         assert self._encoding is not None
         path = self._results_file()
         if path is not None and losses:
-            lines = [json.dumps([self._encoding.sample(a), loss]) + "\n" for a, loss in losses.items()]
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+            append_lines(path, [strict_json([self._encoding.sample(a), x], indent=None) for a, x in losses.items()])
 
     def _recall(self) -> None:
         assert self._encoding is not None
         path = self._results_file()
         if path is None or not path.exists():
             return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # cut short by a crash
-            atomic_write(path, "".join(lines[:-1]))
-            lines.pop()
-        for line in lines:
-            sample, loss = json.loads(line)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            try:
+                sample, loss = _result_of(line)
+            except ValueError:
+                _logger.warning("Line %d of %s is not whole and is ignored; its trial is run again.", number, path)
+                continue
             self._losses.setdefault(self._encoding.architecture(sample), loss)
         self._recalled = bool(lines)
 
@@ -327,12 +328,28 @@ class RelativeNASTuner(Tuner):
         return None if folder is None else Path(folder) / "results.jsonl"
 
 
+def _result_of(line: str) -> tuple[dict[str, Any], float]:
+    """Return sample and loss of a line of ``results.jsonl``, where null is the infinite loss of a failed trial.
+
+    Raises
+    ------
+    ValueError
+        If the line is not a whole result.
+    """
+    match json.loads(line):
+        case [dict(sample), None]:
+            return sample, math.inf
+        case [dict(sample), int() | float() as loss]:
+            return sample, float(loss)
+    raise ValueError("not a sample and a loss")
+
+
 @contextlib.contextmanager
 def _ending_the_experiment() -> Iterator[None]:
     """Tell NNI's manager about an error; by itself NNI leaves the experiment RUNNING with a dead tuner."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         url = os.environ.get("NNI_TUNER_COMMAND_CHANNEL")
         if url is not None:
             channel = TunerCommandChannel(url)

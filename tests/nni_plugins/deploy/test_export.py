@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from nni_plugins.cli import main
 from nni_plugins.data import ImageData
 from nni_plugins.deploy import export
 from nni_plugins.deploy.check import check_deployment
-from nni_plugins.deploy.export import export_onnx, export_result
+from nni_plugins.deploy.export import export_onnx, export_result, load_weights
 from search_spaces import Genotype, evaluation_net, published
 
 ROOT = Path(__file__).parents[3]
@@ -88,6 +91,41 @@ def test_weights_are_the_networks(exported: tuple[Path, nn.Module, ImageData, di
     other.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(other.eval()(images), small_net().eval()(images))
+
+
+def test_weights_are_read_back_only_if_no_bit_has_changed(
+    exported: tuple[Path, nn.Module, ImageData, dict], tmp_path: Path
+) -> None:
+    folder, net, _, report = exported
+    weights = load_weights(folder, report)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in net.state_dict().items())
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-7] ^= 4
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    for known in (report, {}):
+        with pytest.raises(ValueError, match=f"^{tmp_path}/weights.safetensors is not the file that was exported"):
+            load_weights(tmp_path, known)
+
+
+def test_a_folder_with_other_weights_is_not_exported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(ROOT / "exported" / "example", tmp_path / "example")
+    assert main(["export", str(folder), "--out", str(tmp_path / "again")]) == 0
+    assert "PASSED" in capsys.readouterr().out
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+    weights = folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    assert main(["export", str(folder), "--out", str(tmp_path / "tampered")]) == 2
+    printed = capsys.readouterr()
+    assert "PASSED" not in printed.out
+    assert f"{weights} is not the file that was exported" in printed.err
+    assert not (tmp_path / "tampered").exists()
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_report(tmp_path: Path) -> None:
+    given = {"search_history": [{"epoch": 0, "hessian": math.nan, "best_loss": math.inf}]}
+    export_result(tmp_path / "result", genotype=GENOTYPE, net=small_net(), data=small_data(), report=given)
+    report = json.loads((tmp_path / "result" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["search_history"] == [{"epoch": 0, "hessian": None, "best_loss": None}]
 
 
 def test_reference_is_what_pytorch_gives_for_real_test_images(

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
-import os
+import json
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from nni_plugins.tools.atomic_files import atomic_directory, atomic_write, refuse_existing
+from nni_plugins.tools.atomic_files import (
+    FullDiskError,
+    append_lines,
+    atomic_directory,
+    atomic_write,
+    naming_a_full_disk,
+    refuse_existing,
+    strict_json,
+)
+
+Room = Callable[[int], AbstractContextManager[None]]
 
 
 class TestAtomicWrite:
@@ -22,20 +35,65 @@ class TestAtomicWrite:
         assert path.read_text() == "short"
         assert path.stat().st_mode & 0o777 == 0o644
 
-    def test_a_failure_leaves_the_old_file_and_nothing_else(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_full_disk_leaves_the_old_file_and_nothing_else_and_says_what_to_free(
+        self, tmp_path: Path, room: Room
     ) -> None:
         path = tmp_path / "file"
         path.write_text("old")
-
-        def full(handle: int) -> None:
-            raise OSError("no space left on device")
-
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="no space left"):
-            atomic_write(path, "new")
+        sentence = (
+            rf"^There is no room to write {path} \(File too large, \d+ MB free on its disk\); free some, such as "
+        )
+        with room(10_000), pytest.raises(FullDiskError, match=sentence):
+            atomic_write(path, "new" * 5_000)
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+class TestFullDisk:
+    def test_a_device_that_is_full(self) -> None:
+        with (
+            pytest.raises(FullDiskError, match=r"no room to write /dev/full \(No space left on device, "),
+            naming_a_full_disk("/dev/full"),
+            open("/dev/full", "w") as file,
+        ):
+            file.write("a")
+
+    def test_other_errors_are_left_as_they_are(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError), naming_a_full_disk(tmp_path):
+            (tmp_path / "none").read_text()
+
+
+class TestStrictJson:
+    def test_numbers_that_are_not_finite_become_null_wherever_they_stand(self) -> None:
+        value = {"a": math.nan, "b": [1.5, (math.inf, {"c": -math.inf, "d": "NaN"})], "e": None, "f": True, "g": 3}
+        expected = {"a": None, "b": [1.5, [None, {"c": None, "d": "NaN"}]], "e": None, "f": True, "g": 3}
+        text = strict_json(value)
+        assert json.loads(text, parse_constant=pytest.fail) == expected
+        assert text.startswith('{\n  "a": null')
+        assert strict_json([math.nan, 1], indent=None) == "[null, 1]"
+
+
+class TestAppendLines:
+    def test_appends_and_makes(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines"
+        append_lines(path, ["α", "b"])
+        append_lines(str(path), ["c"])
+        assert path.read_text(encoding="utf-8") == "α\nb\nc\n"
+
+    def test_a_line_that_a_crash_cut_short_is_ended_first(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines"
+        path.write_text("whole\nhal")
+        append_lines(path, ["next"])
+        assert path.read_text() == "whole\nhal\nnext\n"
+
+    @pytest.mark.parametrize("end", ["\n", ""])
+    def test_a_full_disk_leaves_the_file_as_it_was(self, end: str, tmp_path: Path, room: Room) -> None:
+        path = tmp_path / "lines"
+        path.write_text("x" * 9_990 + end)
+        before = path.read_bytes()
+        with room(10_000), pytest.raises(FullDiskError, match=f"no room to write {path}"):
+            append_lines(path, ["a line of more than ten bytes"])
+        assert path.read_bytes() == before
 
 
 class TestRefuseExisting:
@@ -67,6 +125,13 @@ class TestAtomicDirectory:
 
         with pytest.raises(KeyboardInterrupt):
             fail()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_full_disk_leaves_nothing_and_names_the_folder(self, tmp_path: Path, room: Room) -> None:
+        path = tmp_path / "result"
+        sentence = f"no room to write {path} "
+        with room(10_000), pytest.raises(FullDiskError, match=sentence), atomic_directory(path) as folder:
+            (folder / "one").write_text("1" * 20_000)
         assert list(tmp_path.iterdir()) == []
 
     def test_existing_is_refused_before_any_work(self, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from nni.nas.nn.pytorch import model_context
 from torch import nn
 
 from nni_plugins import BNASD, BilevelSearch, BNASv2PC, PartialChannels
-from nni_plugins.methods.bilevel.step import SearchDiverged
+from nni_plugins.methods.divergence import Diverged
 from search_spaces import BCNN
 from tests.nni_plugins.methods.searching import (
     CLASSES,
@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_the_search(kind: int, value: float) -> 
 
     strategy = BNASD()
     sentence = rf"^The loss became {value} in epoch 1, step 2; lower the learning rate, set gradient_clip_val, or "
-    with pytest.raises(SearchDiverged, match=sentence):
+    with pytest.raises(Diverged, match=sentence):
         search(strategy, mutated(strategy), Probe(watch), steps=4, max_epochs=3)
 
 
@@ -183,7 +183,7 @@ def test_a_long_epoch_is_not_finished_after_a_loss_that_is_not_finite() -> None:
         module.factor = float("nan") if number == 2 * 3 + 1 else 1.0
 
     strategy = BNASD()
-    with pytest.raises(SearchDiverged, match="epoch 0, step 3"):
+    with pytest.raises(Diverged, match="epoch 0, step 3"):
         search(strategy, mutated(strategy), Probe(watch), steps=60)
     assert last < 30
 

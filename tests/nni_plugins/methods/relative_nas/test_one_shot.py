@@ -22,7 +22,7 @@ from torch import nn
 
 from nni_plugins import RelativeNAS
 from nni_plugins.data import load_data
-from nni_plugins.methods.bilevel.step import SearchDiverged
+from nni_plugins.methods.divergence import Diverged
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.one_shot import WeightSetModule
 from nni_plugins.run.epoch_report import EpochMetrics
@@ -178,7 +178,7 @@ def test_a_generation_in_which_everything_fails_ends_the_search_with_the_reason(
     probe = Probe()
     probe.factor = math.inf
     strategy = RelativeNAS(population_size=2)
-    with pytest.raises(SearchDiverged, match="every candidate of generation 1 is not finite; lower the learning rate"):
+    with pytest.raises(Diverged, match="every candidate of generation 1 is not finite; lower the learning rate"):
         evolve(strategy, mutated(strategy, OneCell), probe)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -181,9 +182,12 @@ def test_ask_and_tell_leave_their_argument_as_it_was() -> None:
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_state_survives_json_to_the_last_bit(opened: bool) -> None:
     state = step(step(slow_fast.start(UPPER, seed=9, phi=0.1)))
+    failed = next(iter(state.known))
+    state = state._replace(known={**state.known, failed: math.inf})
     if opened:
         state, _ = slow_fast.ask(state, decode=decode)
-    again = slow_fast.from_plain(json.loads(json.dumps(slow_fast.to_plain(state))))
+    again = slow_fast.from_plain(json.loads(json.dumps(slow_fast.to_plain(state), allow_nan=False)))
+    assert again.known[failed] == math.inf
     for name, value in state._asdict().items():
         np.testing.assert_equal(getattr(again, name), value)
     if not opened:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import queue
 import random
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ import nni
 import numpy as np
 import pytest
 import yaml
+from websockets.sync.server import ServerConnection, serve
 
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas import tuner as relative_nas
 from nni_plugins.methods.relative_nas.encoding import search_space_encoding
 from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner, trial_loss
+from nni_plugins.tools.atomic_files import FullDiskError
 
 SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcdef"}
 REPOSITORY = Path(__file__).parents[4]
@@ -254,15 +259,74 @@ def test_on_resume_its_own_list_of_results_wins_over_values_exchanged_by_nni(
     resumed = new_tuner()
     resumed.import_data(exchanged)
     assert same_search(resumed, manager.tuner)
-    # Failures are on the list too, and a line cut short by a crash does no harm.
-    path = tmp_path / "results.jsonl"
-    failures = sum(json.loads(line)[1] == np.inf for line in path.read_text().splitlines())
+    # failures are on the list too
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    failures = sum(json.loads(line, parse_constant=pytest.fail)[1] is None for line in lines)
     assert failures == sum(loss == np.inf for loss in resumed._losses.values()) > 0
-    path.write_text(path.read_text() + '[{"a": 1, "b"')
-    torn = new_tuner()
-    torn.import_data([])
-    assert same_search(torn, resumed)
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("place", [0, 4, -1], ids=["first", "in the middle", "last"])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        pytest.param('[{"a": 1, "b"', id="half"),
+        pytest.param("", id="empty"),
+        pytest.param("null", id="null"),
+        pytest.param('[{"a": 1}, "0.5"]', id="text"),
+        pytest.param("3", id="number"),
+        pytest.param("\ufffd", id="bytes"),
+    ],
+)
+def test_a_line_of_the_list_that_is_not_whole_is_ignored_and_its_trial_run_again(
+    torn: str, place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = new_tuner()
+    run(reference)
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path))
+    manager = Manager(new_tuner(), 3)
+    while manager.tuner.state.generation < 3:
+        manager.end(next(iter(manager.running)))
+    path = tmp_path / "results.jsonl"
+    lines = path.read_text().splitlines()
+    number, lines[place] = range(1, len(lines) + 1)[place], torn
+    end = "" if place == -1 else "\n"
+    path.write_bytes(("\n".join(lines) + end).encode().replace("\ufffd".encode(), b"\xff\x00"))
+
+    resumed = new_tuner()
+    if torn or place != -1:
+        assert f"Line {number} of {path} is not whole and is ignored" in caplog.text
+    resumed.import_data(manager.finished)
+    after = Manager(resumed, 3, first_id=100)
+    while after.running:
+        after.end(next(iter(after.running)))
+    assert same_search(resumed, reference)
+    again = new_tuner()
+    again.import_data([])
+    assert same_search(again, reference)
+
+
+def test_a_full_disk_leaves_the_list_whole_and_ends_the_experiment_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path))
+    path, told = tmp_path / "results.jsonl", queue.Queue[str]()
+
+    def manage(socket: ServerConnection) -> None:
+        told.put(str(socket.recv()))
+
+    with serve(manage, "localhost", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("NNI_TUNER_COMMAND_CHANNEL", f"ws://localhost:{server.socket.getsockname()[1]}")
+        manager = Manager(new_tuner(), 1)
+        for _ in range(3):
+            manager.end(next(iter(manager.running)))
+        before = path.read_bytes()
+        with room(len(before) + 20), pytest.raises(FullDiskError, match=f"no room to write {path} "):
+            manager.end(next(iter(manager.running)))
+        assert path.read_bytes() == before
+        assert f"There is no room to write {path}" in told.get(timeout=10)
+        server.shutdown()
+    assert new_tuner()._losses == manager.tuner._losses
 
 
 def test_interrupted_candidates_are_handed_out_again_but_last() -> None:
