@@ -12,6 +12,9 @@ UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
 NO_UV := The set-up needs uv, or a python3 with venv to fetch uv with, and found neither: install uv, or python3-venv \
 (on Debian and Ubuntu: apt install python3-venv), then run make again.
 
+# The machine's certificates, as pip has them from its settings: a network may have an authority of its own.
+export UV_SYSTEM_CERTS ?= 1
+
 # NNI starts trials with the shell command of the YAML file, which has to find this environment's Python.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
