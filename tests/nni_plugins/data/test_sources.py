@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,8 +97,9 @@ def test_usual_augmentation_of_a_set() -> None:
 
 @pytest.mark.parametrize("name", ["crop_padding", "cutout"])
 def test_negative_augmentation_is_refused(name: str) -> None:
+    negative: Any = {name: -1}
     with pytest.raises(ValueError, match=f"{name} must be 0 .* but is -1"):
-        Augmentation(**{name: -1})
+        Augmentation(**negative)
 
 
 # --- the set ----------------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_random_feature_presets() -> None:
 
 @pytest.mark.parametrize("strategy", [FirstOrderDARTS, PCDARTS, RFDARTS, RFPCDARTS])
 def test_confident_learning_rate_applies_to_each(strategy: type[BilevelSearch]) -> None:
-    rates = []
+    rates: list[float] = []
 
     def note(probe: Probe, batch_idx: int) -> None:
         if batch_idx % 2 == 0:  # of the two losses of a step, the architecture's

@@ -136,7 +136,8 @@ def test_the_derivation_of_the_weight_step_is_that_of_the_architecture_step_befo
         wanted.append({normal._key[source, max(2, source + 1), k] for source, k in expected})
 
     wanted: list[set[str]] = []
-    for key, operation in normal.operations.items():
+    operations: Any = normal.operations
+    for key, operation in operations.items():
         operation.body.register_forward_hook(lambda module, inputs, output, key=key: ran[-1].add(key))
     search(strategy, supernet, Probe(watch), steps=5, images=(1, 8, 8))
     assert ran == wanted
