@@ -170,6 +170,7 @@ def test_batch_norms_are_affine_in_evaluation_and_only_between_cells_in_search()
 @pytest.mark.parametrize("search", [True, False])
 def test_imagenet(search: bool) -> None:
     settings: dict[str, Any] = {"stem": "imagenet", "channels": 4, "num_classes": 5}
+    net: Any
     if search:
         net = BNASv2PC(channels=nni_plugins.PartialChannels(2)).mutate_model(BCNN(**settings))
     else:

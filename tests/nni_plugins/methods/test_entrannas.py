@@ -77,7 +77,7 @@ def cells_of(supernet: nn.Module) -> list[MixedCell]:
 
 @pytest.mark.parametrize("strategy", [EnTranNAS, EnTranNASDST])
 def test_underived_operations_of_transit_cells_stay_bit_identical(strategy) -> None:
-    settings = {"arch_learning_rate": 0.5}
+    settings: dict[str, Any] = {"arch_learning_rate": 0.5}
     if strategy is EnTranNASDST:
         settings["relaxation"] = SparseThreshold(tau=0.2)
     space = AnyDARTSSpace if strategy is EnTranNASDST else DARTSSpace

@@ -25,7 +25,7 @@ from nni_plugins.data import load_data
 from nni_plugins.methods.bilevel.step import SearchDiverged
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.one_shot import WeightSetModule
-from nni_plugins.run.epoch_report import EpochMetrics
+from nni_plugins.run.epoch_report import EpochRecord, History
 from nni_plugins.run.search import SearchResult
 from nni_plugins.run.search import search as run_search
 from nni_plugins.run.settings import Settings
@@ -263,14 +263,14 @@ def run(data: str, folder: Path, stop_after: int | None = None, **overrides: Any
         overrides={**OVERRIDES, "cutout": 2, **overrides},
     )  # fmt: skip
 
-    def on_epoch(metrics: EpochMetrics) -> None:
-        if metrics["epoch"] + 1 == stop_after:
+    def on_epoch(record: EpochRecord) -> None:
+        if record.epoch + 1 == stop_after:
             raise Interrupted
 
     return run_search(settings, load_data(data), folder, on_epoch)
 
 
-def without_times(history: list[EpochMetrics]) -> list[EpochMetrics]:
+def without_times(history: History) -> History:
     return [{k: v for k, v in each.items() if k not in ("seconds", "memory_mb")} for each in history]
 
 
