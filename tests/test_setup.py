@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -61,6 +62,24 @@ class TestVersions:
 
     def test_supported_pythons(self, project: dict[str, Any]) -> None:
         assert project["requires-python"] == ">=3.10,<3.13"
+
+
+class TestPublicFiles:
+    def test_the_changelog_has_the_version(self, project: dict[str, Any]) -> None:
+        sections = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+        assert sections[0] == "Unreleased"
+        assert project["version"] in sections
+
+    def test_the_citation_has_the_four_papers_and_no_version_of_its_own(self) -> None:
+        citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+        papers = {each["value"] for paper in citation["references"] for each in paper["identifiers"]}
+        assert papers == {f"arXiv:{number}" for number in ("2009.08886", "2101.11342", "2009.06193", "2208.08835")}
+        assert "version" not in citation
+
+    def test_links_between_documents_lead_somewhere(self) -> None:
+        for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "exported/README.md"):
+            links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text())
+            assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
 class TestFiles:
