@@ -9,6 +9,11 @@ INSTALLED := $(VENV)/.installed
 # uv and not pip: where pip is offered a CPU build of torch, torchvision's wheel still wants the CUDA build and cannot
 # load, while uv resolves a pair that fits. Where there is no uv, one is put into .uv.
 UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
+NO_UV := The set-up needs uv, or a python3 with venv to fetch uv with, and found neither: install uv, or python3-venv \
+(on Debian and Ubuntu: apt install python3-venv), then run make again.
+
+# The machine's certificates, as pip has them from its settings: a network may have an authority of its own.
+export UV_SYSTEM_CERTS ?= 1
 
 # NNI starts trials with the shell command of the YAML file, which has to find this environment's Python.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -29,15 +34,16 @@ test: $(INSTALLED) ## run all tests (PYTEST_ARGS="-k cell" picks some)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/end_to_end $(PYTEST_ARGS) || test $$? -eq 5
 	$(VENV)/bin/python -m pytest tests/end_to_end $(PYTEST_ARGS) || test $$? -eq 5
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, formatting and types
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy nni_plugins search_spaces
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy nni_plugins search_spaces tests benchmarks
 
 bench: $(INSTALLED) ## time and memory of a search step, beside NNI's own DARTS
 	$(VENV)/bin/python benchmarks/search_step.py
 
 clean: ## remove caches and build products; keeps .venv, data and exported
-	rm -rf .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt | $(filter .uv/%,$(UV))
@@ -45,6 +51,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(filter .uv/%,$(UV))
 	$(UV) pip install --python $(VENV)/bin/python -c constraints.txt -e ".[dev]"
 	touch $@
 
+# Debian's python3 has no ensurepip until python3-venv is installed.
 .uv/bin/uv:
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo '$(NO_UV)' >&2; exit 1; }
 	python3 -m venv .uv
 	.uv/bin/python -m pip install --quiet uv

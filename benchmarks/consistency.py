@@ -8,7 +8,8 @@ three have the seven operations of EnTranNAS, the same images, steps and learnin
 free number of connections.
 
 With a table also Kendall's tau of one-shot accuracy (a NAS-Bench-201 supernet's weights, the cell of the table) against
-the table's CIFAR-10 test accuracy, over cells drawn at random; DST has no place in that space.
+the table's CIFAR-10 test accuracy, over cells drawn at random; that supernet has twice as many channels, and DST has no
+place in that space.
 
 The architecture learning rate is that of the paper times the steps that a short search lacks, for all alike.
 """
@@ -20,7 +21,6 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,12 +33,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from scipy.stats import kendalltau
+from searching import search_arguments, small_images
 from torch import nn
 
 from nni_plugins import BilevelSearch, EnTranNAS, EnTranNASDST, FirstOrderDARTS
-from nni_plugins.data import ImageData, load_data, search_loaders
+from nni_plugins.data import ImageData, search_loaders
 from nni_plugins.report.nasbench201_table import EDGES, Table
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.settings import SearchRecipe
@@ -77,19 +77,8 @@ class EveryEpoch(pl.Callback):
         self.measure = measure
         self.history: list[Any] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.history.append(self.measure(pl_module.training_module.model))
-
-
-def load(arguments: argparse.Namespace) -> ImageData:
-    """The first images of the set, made smaller."""
-    data = load_data(arguments.data)
-    images = {
-        key: F.interpolate(getattr(data, key).float(), size=(arguments.size,) * 2, mode="area").round().byte()
-        for key in ("x_train", "x_test")
-    }
-    data = replace(data, **images)
-    return replace(data, x_train=data.x_train[: arguments.images], y_train=data.y_train[: arguments.images])
 
 
 def train(
@@ -225,7 +214,7 @@ def markdown(results: dict[str, Any], arguments: argparse.Namespace) -> str:
 
 def picture(results: dict[str, Any], path: Path) -> None:
     """Gap over epochs, and one-shot against tabular accuracy of the first seed."""
-    ranking = results.get("ranking")
+    ranking: Any = results.get("ranking")
     figure, panels = plt.subplots(
         1, 1 + (len(RANKED) if ranking else 0), figsize=(15 if ranking else 6, 4.6), squeeze=False
     )
@@ -252,28 +241,19 @@ def picture(results: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="data set, as nni-plugins takes it: npz:FILE, cifar10, digits, ...")
+    parser = search_arguments(__doc__.split("\n\n")[0], size=16, channels=4, epochs=5, lr=0.05)
     parser.add_argument("--table", type=Path, help="NAS-Bench-201 table (.npz) for Kendall's tau")
-    parser.add_argument("--images", type=int, help="training images used (default: all)")
     parser.add_argument("--validation", type=int, default=500, help="validation images of every measurement")
-    parser.add_argument("--size", type=int, default=16, help="side to which images are scaled")
-    parser.add_argument("--channels", type=int, default=4, help="C; NAS-Bench-201 has twice as many")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--layers", type=int, default=4, help="cells")
     parser.add_argument("--arch-lr", type=float, help="default: the paper's 6e-4 times the steps that are missing")
     parser.add_argument("--cells", type=int, default=40, help="NAS-Bench-201 cells that are ranked")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error(f"--seeds must be at least 2 for a standard deviation, not {arguments.seeds}")
     warnings.simplefilter("ignore")
     quiet_libraries()
     table = None if arguments.table is None else Table.load(arguments.table)
-    data = load(arguments)
+    data = small_images(arguments)
     steps = arguments.epochs * (len(data.x_train) // 2 // arguments.batch)
     arguments.arch_lr = arguments.arch_lr or 6e-4 * max(1.0, PAPER_STEPS / steps)
 

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,11 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
 
     import pytorch_lightning as pl
     import torch
-    import torch.nn.functional as F
     from memory import PeakMemory
     from nni.nas.evaluator.pytorch import Lightning, Trainer
+    from searching import small_images
 
-    from nni_plugins.data import load_data, search_loaders
+    from nni_plugins.data import search_loaders
     from nni_plugins.run.classifier import ImageClassifier
     from nni_plugins.run.settings import SearchRecipe
     from nni_plugins.tools.console import quiet_libraries
@@ -77,12 +76,7 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
     quiet_libraries()
     cuda = torch.cuda.is_available()
     torch.set_num_threads(arguments.threads)
-    data = load_data(arguments.data)
-    x_train, x_test = (
-        F.interpolate(x.float(), size=(arguments.size,) * 2, mode="area").round().byte()
-        for x in (data.x_train[: arguments.images], data.x_test)
-    )
-    data = replace(data, x_train=x_train, y_train=data.y_train[: arguments.images], x_test=x_test)
+    data = small_images(arguments)
 
     class Cells(pl.Callback):
         found: list[str] = []  # noqa: RUF012  one process, one search
@@ -233,23 +227,16 @@ def picture(runs: dict[str, list[dict[str, Any]]], table: Any, path: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data", help="data set, as nni-plugins takes it: npz:FILE, cifar10, digits, ...")
+    from searching import search_arguments
+
+    parser = search_arguments(__doc__.split("\n\n")[0], size=32, channels=16, epochs=50, lr=0.025)
     parser.add_argument("table", type=Path, help="NAS-Bench-201 table (.npz)")
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, help="training images used (default: all)")
-    parser.add_argument("--size", type=int, default=32, help="side to which images are scaled")
-    parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--cells", type=int, default=5, help="cells of each stage")
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.025)
     parser.add_argument("--arch-lr", type=float, default=3e-4)
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--workers", type=int, default=1, help="searches at a time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each search")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--name", default="nasbench201_search", help="name of the result files")
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "SEED", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -191,7 +191,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*arguments.one, arguments.steps, arguments.precision)))
+        case, contender = arguments.one
+        print(json.dumps(measure(case, contender, arguments.steps, arguments.precision)))
         return
     tables = []
     for case in arguments.cases:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def final_state(folder: Path) -> dict:
     return torch.load(folder / "search" / "epoch-0004.ckpt", weights_only=True)
 
 
-def assert_identical(left: object, right: object, path: str = "checkpoint") -> None:
+def assert_identical(left: Any, right: Any, path: str = "checkpoint") -> None:
     assert type(left) is type(right), path
     if isinstance(left, torch.Tensor):
         assert torch.equal(left, right), path

@@ -21,7 +21,7 @@ from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcd"}
-SETTINGS = {"population_size": 6, "seed": 3, "generations": 4, "optimize_mode": "maximize"}
+SETTINGS: dict[str, Any] = {"population_size": 6, "seed": 3, "generations": 4, "optimize_mode": "maximize"}
 
 TUNER_BEGINS = "Initial search space"
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_has_help_that_says_what_it_does() -> None:
     parser = build_parser()
-    commands = next(action for action in parser._actions if action.dest == "command").choices
+    commands: Any = next(action for action in parser._actions if action.dest == "command").choices
     assert set(commands) >= {"search", "retrain", "export", "check", "draw", "describe", "doctor"}
     for name, command in commands.items():
         assert command.description, name
@@ -74,7 +75,7 @@ def test_check_imports_neither_torch_nor_nni(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bad_arrays(tmp_path: Path) -> Path:
-    good = {
+    good: dict[str, Any] = {
         "x_train": np.zeros((8, 8, 8), np.uint8), "y_train": np.arange(8) % 2,
         "x_test": np.zeros((4, 8, 8), np.uint8), "y_test": np.arange(4) % 2,
     }  # fmt: skip

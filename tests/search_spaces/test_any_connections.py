@@ -24,7 +24,7 @@ from search_spaces import AnyDARTSSpace, DARTSSpace, FreeCell, Genotype, evaluat
 from search_spaces.free_cell import SomeOf
 from search_spaces.genotype import Connection
 
-SMALL = dict(channels=4, layers=3)
+SMALL: dict[str, Any] = dict(channels=4, layers=3)
 
 
 def scale(node: int, slot: int, source: int | None, *, factor: float) -> nn.Module:

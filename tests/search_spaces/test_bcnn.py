@@ -52,7 +52,7 @@ def test_supernet_parameters(strategy: nni_plugins.BilevelSearch, weights: int, 
 
 
 def test_evaluation_parameters_of_every_part() -> None:
-    net = evaluation_net(CLR_V1)
+    net: Any = evaluation_net(CLR_V1)
     assert parameters(net) == 3_338_074
     assert parameters(net.stem0) == 4_176
     assert net.stem1 is None
@@ -119,7 +119,7 @@ def test_search_net() -> None:
 
 
 def test_evaluation_net() -> None:
-    net = evaluation_net(CLR_V1, channels=4)
+    net: Any = evaluation_net(CLR_V1, channels=4)
     trace = Trace(net, images())
     widths = [4, 4, 8, 8, 8, 16]
     sizes = [16, 16, 8, 8, 8, 4]
@@ -143,9 +143,9 @@ def test_only_the_inputs_of_broad_cells_are_strided() -> None:
 
 
 def test_input_0_is_reduced_only_after_a_broad_cell() -> None:
-    net = evaluation_net(CLR_V1, channels=4)
+    net: Any = evaluation_net(CLR_V1, channels=4)
 
-    def reduces(cell: nn.Module) -> bool:
+    def reduces(cell: Any) -> bool:
         return any(isinstance(module, InterleavedConv) for module in cell.preprocessor.modules())
 
     assert [reduces(cell) for cell in net.convolution_cells] == [False, False, False, True, False, False]
@@ -170,6 +170,7 @@ def test_batch_norms_are_affine_in_evaluation_and_only_between_cells_in_search()
 @pytest.mark.parametrize("search", [True, False])
 def test_imagenet(search: bool) -> None:
     settings: dict[str, Any] = {"stem": "imagenet", "channels": 4, "num_classes": 5}
+    net: Any
     if search:
         net = BNASv2PC(channels=nni_plugins.PartialChannels(2)).mutate_model(BCNN(**settings))
     else:
@@ -195,7 +196,7 @@ def assert_same_tensors(actual: list[torch.Tensor], expected: list[torch.Tensor]
 
 @pytest.mark.parametrize("deep_cells", [0, 1, 2])
 def test_routes(deep_cells: int) -> None:
-    net = evaluation_net(CLR_V1, channels=4, deep_cells=deep_cells, enhancement_cells=3)
+    net: Any = evaluation_net(CLR_V1, channels=4, deep_cells=deep_cells, enhancement_cells=3)
     trace = Trace(net, images())
     out = trace.outputs
     stem = out[net.stem0]
@@ -226,7 +227,7 @@ def test_routes(deep_cells: int) -> None:
 
 
 def test_three_blocks() -> None:
-    net = evaluation_net(CLR_V1, channels=4, blocks=3, deep_cells=1, enhancement_cells=2)
+    net: Any = evaluation_net(CLR_V1, channels=4, blocks=3, deep_cells=1, enhancement_cells=2)
     trace = Trace(net, images())
     assert trace.shapes(net.convolution_cells) == [(16, 16), (32, 8), (32, 8), (64, 4), (64, 4), (128, 2)]
     assert trace.shapes(net.convolution_to_pooling) == [(4, 2), (8, 2), (16, 2)]
@@ -245,7 +246,7 @@ def test_three_blocks() -> None:
 
 
 def test_layers_are_deep_and_broad_cells_together() -> None:
-    by_layers = evaluation_net(CLR_V1, channels=4, layers=4)
+    by_layers: Any = evaluation_net(CLR_V1, channels=4, layers=4)
     by_deep_cells = evaluation_net(CLR_V1, channels=4, deep_cells=1)
     assert str(by_layers) == str(by_deep_cells)
     assert len(by_layers.convolution_cells) == 4
@@ -283,7 +284,7 @@ def test_freeze_gives_the_evaluation_net() -> None:
 
 
 def test_published_sizes_on_imagenet() -> None:
-    net = evaluation_net(published("bnas_v2_pc_image"), dataset="imagenet")
+    net: Any = evaluation_net(published("bnas_v2_pc_image"), dataset="imagenet")
     widths = [cell.preprocessor.input1[1].out_channels for cell in (*net.convolution_cells, *net.enhancement_cells)]
     assert widths == [44, 44, 88, 88, 88, 176, 176, 176]
     assert [conv.out_channels for conv in (*net.stem0, *net.stem1) if isinstance(conv, nn.Conv2d)] == [22, 44, 44]
@@ -292,7 +293,7 @@ def test_published_sizes_on_imagenet() -> None:
 
 @pytest.mark.parametrize("dataset", sorted(set(IMAGE_SHAPES) - {"imagenet"}))
 def test_classes_and_channels_follow_from_the_data_set(dataset: str) -> None:
-    net = evaluation_net(CLR_V1, dataset, channels=4)
+    net: Any = evaluation_net(CLR_V1, dataset, channels=4)
     in_channels = 1 if dataset in ("mnist", "fashion_mnist", "digits") else 3
     assert net.stem0[0].in_channels == in_channels
     assert net.classifier.out_features == (100 if dataset == "cifar100" else 10)
@@ -300,7 +301,8 @@ def test_classes_and_channels_follow_from_the_data_set(dataset: str) -> None:
 
 
 def test_sizes_replace_the_published_ones() -> None:
-    net = evaluation_net(CLR_V1, "mnist", channels=4, in_channels=2, num_classes=3, deep_cells=0, enhancement_cells=1)
+    sizes: Any = dict(channels=4, in_channels=2, num_classes=3, deep_cells=0, enhancement_cells=1)
+    net: Any = evaluation_net(CLR_V1, "mnist", **sizes)
     assert (net.stem0[0].in_channels, net.classifier.out_features) == (2, 3)
     assert (len(net.convolution_cells), len(net.enhancement_cells)) == (2, 1)
 
@@ -317,7 +319,7 @@ def test_wrong_arguments_of_the_evaluation_net() -> None:
 
 
 def test_drop_path_spares_the_identity_alone() -> None:
-    net = evaluation_net(PC_V1, channels=4, drop_path=0.5)
+    net: Any = evaluation_net(PC_V1, channels=4, drop_path=0.5)
     convolution, enhancement = net.convolution_cells[0], net.enhancement_cells[0]
 
     def dropped(cell: nn.Module) -> int:
@@ -332,7 +334,7 @@ def test_drop_path_spares_the_identity_alone() -> None:
 
 def test_drop_path_drops_whole_samples_while_training() -> None:
     torch.manual_seed(0)
-    net = evaluation_net(CLR_V1, channels=4, drop_path=0.1)
+    net: Any = evaluation_net(CLR_V1, channels=4, drop_path=0.1)
     set_drop_path(net, 0.5)
     depths = [module for module in net.modules() if isinstance(module, StochasticDepth)]
     assert {depth.p for depth in depths} == {0.5}

@@ -24,7 +24,7 @@ from search_spaces.darts import ROBUST_DARTS
 from search_spaces.darts.network import AuxiliaryHead
 from search_spaces.operations import Noise
 
-SMALL = {"channels": 4, "layers": 3}
+SMALL: dict[str, Any] = {"channels": 4, "layers": 3}
 SMALL_SPACES: dict[str, tuple[Callable[..., ModelSpace], dict[str, Any]]] = {
     "darts": (DARTSSpace, SMALL),
     "nasbench201": (NASBench201, {"channels": 4, "cells": 1}),
@@ -78,11 +78,11 @@ def test_parameters_of_the_search_net(make: Callable[[], ModelSpace], parameters
     ],
 )
 def test_parameters_of_the_evaluation_net(name: str, dataset: str, parameters: int) -> None:
-    net = evaluation_net(published(name), dataset)
+    net: Any = evaluation_net(published(name), dataset)
     assert count(net) - count(net.auxiliary_head) == parameters
 
 
-def cells_seen(net: nn.Module, images: torch.Tensor) -> list[torch.Size]:
+def cells_seen(net: Any, images: torch.Tensor) -> list[torch.Size]:
     shapes: list[torch.Size] = []
     for cell in net.cells:
         cell.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1:]))
@@ -206,16 +206,16 @@ def test_every_sample_is_a_genotype_and_a_network(name: str) -> None:
 
 
 def test_a_frozen_s1_cell_has_the_operations_that_the_genotype_names() -> None:
-    nodes = [
+    nodes: Any = [
         (("dil_conv_5x5", 1), ("skip_connect", 0)),
         (("sep_conv_3x3", 1), ("dil_conv_5x5", 0)),
         (("max_pool_3x3", 0), ("sep_conv_3x3", 1)),
         (("sep_conv_3x3", 0), ("dil_conv_5x5", 4)),
     ]
-    reduce = [(("max_pool_3x3", 0), ("max_pool_3x3", 1))] * 4
+    reduce: Any = [(("max_pool_3x3", 0), ("max_pool_3x3", 1))] * 4
     genotype = Genotype("s1", {"normal": nodes, "reduce": reduce})
     assert genotype.to_sample()["normal/op_2_0"] == "1"
-    net = evaluation_net(genotype, **SMALL)
+    net: Any = evaluation_net(genotype, **SMALL)
     kinds = [[type(operation) for operation in node] for node in net.cells[0].ops]
     assert kinds[0][1] is nn.Identity
     assert kinds[2][0] is nn.MaxPool2d
@@ -279,7 +279,10 @@ def test_nni_evolution(name: str, nni_home: Path) -> None:
     [
         (lambda: DARTSSpace(layers=2), "at least 3 cells, one normal and two reduction, got 2"),
         (lambda: DARTSSpace(channels=5), "even number of at least 2, got 5"),
-        (lambda: DARTSSpace(stem="mnist"), "stem must be cifar or imagenet, got 'mnist'"),
+        (
+            lambda: DARTSSpace(stem="mnist"),  # type: ignore[arg-type]
+            "stem must be cifar or imagenet, got 'mnist'",
+        ),
         (lambda: RobustDARTS("s5"), "Unknown RobustDARTS space 's5'; expected one of s1, s2, s3, s4"),
     ],
 )

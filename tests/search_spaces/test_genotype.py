@@ -21,7 +21,8 @@ from torch import nn
 from search_spaces import BCNN, Connection, Genotype, NASBench201, published, published_names, space_names
 
 SKIP = [("skip_connect", 0), ("skip_connect", 1)]
-CELL = [SKIP, SKIP, SKIP, [("sep_conv_3x3", 4), ("max_pool_3x3", 0)]]
+TWICE_THE_SAME_INPUT: Any = [[("none", 0)], [("none", 0), ("none", 0)], [("none", 0)]]
+CELL: Any = [SKIP, SKIP, SKIP, [("sep_conv_3x3", 4), ("max_pool_3x3", 0)]]
 
 GOLDEN = """\
 {
@@ -51,7 +52,7 @@ def bcnn(convolution: Any = CELL, enhancement: Any = CELL, **changes: Any) -> Ge
 
 
 def own_space() -> Genotype:
-    cells = {"stage/cell": [[("conv", 0)], [("pool", 1)]]}
+    cells: Any = {"stage/cell": [[("conv", 0)], [("pool", 1)]]}
     choices = {"activation": "relu", "inputs": [0, 2], "depth": 3}
     return Genotype("my_package.spaces:small", cells, choices, num_inputs=1)
 
@@ -67,7 +68,7 @@ def assert_one_sentence(error: pytest.ExceptionInfo[Exception]) -> None:
 
 
 def test_fields_cannot_be_set() -> None:
-    genotype = bcnn()
+    genotype: Any = bcnn()
     with pytest.raises(dataclasses.FrozenInstanceError):
         genotype.space = "darts"
     with pytest.raises(TypeError):
@@ -79,8 +80,8 @@ def test_fields_cannot_be_set() -> None:
 
 
 def test_it_keeps_no_hold_on_what_it_was_made_from() -> None:
-    cells = {"convolution": [list(node) for node in CELL], "enhancement": [list(node) for node in CELL]}
-    choices = {"inputs": [0, 1]}
+    cells: Any = {"convolution": [list(node) for node in CELL], "enhancement": [list(node) for node in CELL]}
+    choices: Any = {"inputs": [0, 1]}
     genotype = Genotype("bcnn", cells, choices)
     before = genotype.to_json()
     cells["convolution"][0][0] = ("none", 1)
@@ -148,8 +149,7 @@ def test_pickle(genotype: Genotype) -> None:
         (lambda: Genotype("mobilenet", {}),
          f"Unknown search space 'mobilenet'; expected one of {', '.join(space_names())}, or "
          "module:function for your own."),
-        (lambda: Genotype("nasbench201", {"cell": [[("none", 0)], [("none", 0), ("none", 0)], [("none", 0)]]},
-                          num_inputs=1),
+        (lambda: Genotype("nasbench201", {"cell": TWICE_THE_SAME_INPUT}, num_inputs=1),
          "Node 2 of the cell cell of the nasbench201 space has one connection from each earlier node; this one has "
          "[0, 0]."),
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,10 +102,12 @@ def test_a_space_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert space_names()[-1] == "toy"
     spec = space_spec("toy")
     assert spec.layout["cell"].connections == 1
-    genotype = search_spaces.Genotype("toy", {"cell": [[("skip_connect", 0)], [("sep_conv_3x3", 2)]]})
+    cells: Any = {"cell": [[("skip_connect", 0)], [("sep_conv_3x3", 2)]]}
+    genotype = search_spaces.Genotype("toy", cells)
     assert search_spaces.Genotype.from_sample(genotype.to_sample(), "toy") == genotype
+    unknown: Any = {"cell": [[("dil_conv_3x3", 0)], [("sep_conv_3x3", 2)]]}
     with pytest.raises(ValueError, match="Unknown operation 'dil_conv_3x3' in the cell cell of the toy space"):
-        search_spaces.Genotype("toy", {"cell": [[("dil_conv_3x3", 0)], [("sep_conv_3x3", 2)]]})
+        search_spaces.Genotype("toy", unknown)
 
 
 def test_a_space_of_this_package_needs_no_other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

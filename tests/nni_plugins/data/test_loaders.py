@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_batches_are_normalised_images_with_their_labels() -> None:
 
 def test_padding_is_black_and_cutout_is_the_mean() -> None:
     x, y = torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64)
-    options = {"batch_size": 64, "mean": (0.5,), "std": (0.25,), "shuffle": True, "drop_last": True, "seed": 0}
+    options: dict[str, Any] = dict(batch_size=64, mean=(0.5,), std=(0.25,), shuffle=True, drop_last=True, seed=0)
     ((padded, _),) = DeviceLoader(x, y, augmentation=Augmentation(2, False, 0), **options)
     assert sorted(padded.unique().tolist()) == [-2.0, 2.0]
     ((cut, _),) = DeviceLoader(x, y, augmentation=Augmentation(2, False, 3), **options)
@@ -329,7 +330,8 @@ def lightning_run(folder: Path, *, epochs: int, resume: Path | None = None, warm
             pass
 
         def on_train_epoch_end(self) -> None:
-            states = [loader.state_dict() for loader in self.trainer.train_dataloader.values()]
+            loaders: Any = self.trainer.train_dataloader
+            states = [loader.state_dict() for loader in loaders.values()]
             assert states == [{"epoch": self.current_epoch + 1}] * 2
             self.trainer.save_checkpoint(folder / f"{self.current_epoch}.ckpt")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,8 @@ def test_augmentation_switched_off_changes_nothing() -> None:
 
 
 def test_usual_augmentation_of_a_set() -> None:
-    assert load_data("digits").augmentation() == Augmentation(crop_padding=2, flip=False, cutout=0)
+    digits: Any = load_data("digits")
+    assert digits.augmentation() == Augmentation(crop_padding=2, flip=False, cutout=0)
     assert small_set(size=32).augmentation(cutout=16) == Augmentation(crop_padding=4, flip=True, cutout=16)
     with pytest.raises(ValueError, match="cutout 8 covers whole 8x8 images of small; choose a side below 8"):
         small_set(size=8).augmentation(cutout=8)
@@ -96,8 +98,9 @@ def test_usual_augmentation_of_a_set() -> None:
 
 @pytest.mark.parametrize("name", ["crop_padding", "cutout"])
 def test_negative_augmentation_is_refused(name: str) -> None:
+    negative: Any = {name: -1}
     with pytest.raises(ValueError, match=f"{name} must be 0 .* but is -1"):
-        Augmentation(**{name: -1})
+        Augmentation(**negative)
 
 
 # --- the set ----------------------------------------------------------------------------------------------------------

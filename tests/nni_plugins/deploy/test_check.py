@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -230,7 +231,8 @@ def test_pickled_reference_is_refused_unread(folder: Path, reference: Reference)
 def test_reference_that_does_not_fit_itself(
     folder: Path, reference: Reference, field: str, value: np.ndarray, sentence: str
 ) -> None:
-    reference._replace(**{field: value}).save(folder / REFERENCE_FILE)
+    changed: dict[str, Any] = {field: value}
+    reference._replace(**changed).save(folder / REFERENCE_FILE)
     assert sentence in only_failure(folder)
 
 

@@ -27,7 +27,7 @@ FILES = {"genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "ref
 GENOTYPE = published("bnas_v2_clr_v1")
 
 
-def small_net() -> nn.Module:
+def small_net() -> nn.Sequential:
     """Convolution, batch norm with statistics of its own, dropout: what evaluation mode changes."""
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,13 +73,13 @@ def test_random_feature_presets() -> None:
 
 @pytest.mark.parametrize("strategy", [FirstOrderDARTS, PCDARTS, RFDARTS, RFPCDARTS])
 def test_confident_learning_rate_applies_to_each(strategy: type[BilevelSearch]) -> None:
-    rates = []
+    rates: list[float] = []
 
     def note(probe: Probe, batch_idx: int) -> None:
         if batch_idx % 2 == 0:  # of the two losses of a step, the architecture's
             rates.extend(o.param_groups[0]["lr"] for o in probe.trainer.optimizers if hasattr(o, "is_arch_optimizer"))
 
-    settings = {"arch_lr": Confident(power=2), "warmup_epochs": 0}
+    settings: dict[str, Any] = {"arch_lr": Confident(power=2), "warmup_epochs": 0}
     wanted = strategy().choices.arch_learning_rate
     chosen = strategy(**settings)
     search(chosen, mutated(chosen, DARTSSpace, **SMALL), Probe(note), steps=1, images=IMAGES, max_epochs=2)
@@ -127,7 +128,7 @@ def test_the_classifier_trains_on_request() -> None:
     ("init", "deviation"),
     [("default", (1 / 3 / 64) ** 0.5), ("kaiming_normal", (2 / 64) ** 0.5), ("xavier_normal", (2 / 128) ** 0.5)],
 )
-def test_frozen_initialisation(init: str, deviation: float) -> None:
+def test_frozen_initialisation(init: Any, deviation: float) -> None:
     """On a 1x1 convolution from 64 to 64 channels."""
     net = mutated(RFDARTS(trains=BatchNormOnly(init=init)), DARTSSpace, channels=64, layers=3)
     convs = [m for m in net.cells[0].modules() if isinstance(m, nn.Conv2d) and m.weight.shape == (64, 64, 1, 1)]

@@ -77,7 +77,7 @@ def cells_of(supernet: nn.Module) -> list[MixedCell]:
 
 @pytest.mark.parametrize("strategy", [EnTranNAS, EnTranNASDST])
 def test_underived_operations_of_transit_cells_stay_bit_identical(strategy) -> None:
-    settings = {"arch_learning_rate": 0.5}
+    settings: dict[str, Any] = {"arch_learning_rate": 0.5}
     if strategy is EnTranNASDST:
         settings["relaxation"] = SparseThreshold(tau=0.2)
     space = AnyDARTSSpace if strategy is EnTranNASDST else DARTSSpace
@@ -136,7 +136,8 @@ def test_the_derivation_of_the_weight_step_is_that_of_the_architecture_step_befo
         wanted.append({normal._key[source, max(2, source + 1), k] for source, k in expected})
 
     wanted: list[set[str]] = []
-    for key, operation in normal.operations.items():
+    operations: Any = normal.operations
+    for key, operation in operations.items():
         operation.body.register_forward_hook(lambda module, inputs, output, key=key: ran[-1].add(key))
     search(strategy, supernet, Probe(watch), steps=5, images=(1, 8, 8))
     assert ran == wanted

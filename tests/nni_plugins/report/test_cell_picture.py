@@ -8,28 +8,29 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from nni_plugins.report.cell_picture import Box, CellLayout, draw_cells, layout_cell, operation_family
-from search_spaces import Genotype, published, published_names
+from search_spaces import published, published_names
 
 ROOT = Path(__file__).parents[3]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def cell(text: str) -> tuple[tuple[tuple[str, int], ...], ...]:
+def cell(text: str) -> Any:
     """Nodes from ``operation,input operation,input / ...``."""
     nodes = [[connection.split(",") for connection in node.split()] for node in text.split("/")]
     return tuple(tuple((name, int(source)) for name, source in node) for node in nodes)
 
 
-def genotype_like(space: str, num_inputs: int = 2, **cells: str) -> SimpleNamespace:
+def genotype_like(space: str, num_inputs: int = 2, **cells: str) -> Any:
     return SimpleNamespace(space=space, num_inputs=num_inputs, cells={kind: cell(text) for kind, text in cells.items()})
 
 
-GENOTYPES = {
+GENOTYPES: dict[str, Any] = {
     **{name: published(name) for name in published_names()},
     "darts_v2": genotype_like(
         "darts",
@@ -54,7 +55,7 @@ GENOTYPES = {
 every_genotype = pytest.mark.parametrize("genotype", GENOTYPES.values(), ids=GENOTYPES)
 
 
-def layouts(genotype: Genotype | SimpleNamespace) -> list[tuple[tuple, CellLayout]]:
+def layouts(genotype: Any) -> list[tuple[tuple, CellLayout]]:
     concatenate = genotype.space != "nasbench201"
     return [
         (nodes, layout_cell(nodes, genotype.num_inputs, concatenate=concatenate)) for nodes in genotype.cells.values()
@@ -76,7 +77,7 @@ def texts(svg: str, css: str) -> Counter[str]:
 
 
 @every_genotype
-def test_every_operation_and_node_is_drawn(genotype: Genotype | SimpleNamespace) -> None:
+def test_every_operation_and_node_is_drawn(genotype: Any) -> None:
     svg = draw_cells(genotype)
     operations = [name for nodes in genotype.cells.values() for node in nodes for name, _ in node]
     assert texts(svg, "operation") == Counter(operations)
@@ -85,13 +86,13 @@ def test_every_operation_and_node_is_drawn(genotype: Genotype | SimpleNamespace)
 
 
 @every_genotype
-def test_legend_holds_the_families_that_occur(genotype: Genotype | SimpleNamespace) -> None:
+def test_legend_holds_the_families_that_occur(genotype: Any) -> None:
     families = {operation_family(name) for nodes in genotype.cells.values() for node in nodes for name, _ in node}
     assert set(texts(draw_cells(genotype), "family")) == families
 
 
 @every_genotype
-def test_nothing_overlaps(genotype: Genotype | SimpleNamespace) -> None:
+def test_nothing_overlaps(genotype: Any) -> None:
     for _, layout in layouts(genotype):
         boxes = [*layout.sources, *itertools.chain(*layout.operations), layout.output]
         for one, other in itertools.combinations(boxes, 2):
@@ -99,7 +100,7 @@ def test_nothing_overlaps(genotype: Genotype | SimpleNamespace) -> None:
 
 
 @every_genotype
-def test_everything_lies_inside_the_picture(genotype: Genotype | SimpleNamespace) -> None:
+def test_everything_lies_inside_the_picture(genotype: Any) -> None:
     for _, layout in layouts(genotype):
         for box in [*layout.sources, *itertools.chain(*layout.operations), layout.output]:
             assert box.left >= 0
@@ -109,7 +110,7 @@ def test_everything_lies_inside_the_picture(genotype: Genotype | SimpleNamespace
 
 
 @every_genotype
-def test_no_curve_passes_behind_a_box(genotype: Genotype | SimpleNamespace) -> None:
+def test_no_curve_passes_behind_a_box(genotype: Any) -> None:
     for nodes, layout in layouts(genotype):
         boxes = [*layout.sources, *itertools.chain(*layout.operations)]
         for node, targets in zip(nodes, layout.operations, strict=True):
@@ -125,7 +126,7 @@ def test_no_curve_passes_behind_a_box(genotype: Genotype | SimpleNamespace) -> N
 
 
 @every_genotype
-def test_the_way_from_a_node_to_the_output_is_free(genotype: Genotype | SimpleNamespace) -> None:
+def test_the_way_from_a_node_to_the_output_is_free(genotype: Any) -> None:
     for _, layout in layouts(genotype):
         boxes = [*layout.sources, *itertools.chain(*layout.operations)]
         for node in layout.outputs:
@@ -166,7 +167,7 @@ def test_same_bytes_in_another_process(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped() -> None:
-    svg = draw_cells(genotype_like("mine:space", **{"<b>&": 'conv<3>&"x",0'}), title="A & B <c>")
+    svg = draw_cells(genotype_like("mine:space", 2, **{"<b>&": 'conv<3>&"x",0'}), title="A & B <c>")
     assert texts(svg, "operation") == Counter(['conv<3>&"x"'])
     content = ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert "A & B <c>" in content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from search_spaces import Genotype, from_architecture_string, published
 def darts(*operations: str) -> Genotype:
     """A DARTS genotype whose normal cell starts with these operations; the rest are convolutions."""
     names = [*operations, *["sep_conv_3x3"] * (8 - len(operations))]
-    normal = [((names[2 * k], 0), (names[2 * k + 1], 1)) for k in range(4)]
-    return Genotype("darts", {"normal": normal, "reduce": [(("max_pool_3x3", 0), ("avg_pool_3x3", 1))] * 4})
+    normal: Any = [((names[2 * k], 0), (names[2 * k + 1], 1)) for k in range(4)]
+    reduce: Any = [(("max_pool_3x3", 0), ("avg_pool_3x3", 1))] * 4
+    return Genotype("darts", {"normal": normal, "reduce": reduce})
 
 
 def test_signs() -> None:
@@ -40,8 +42,8 @@ def test_none_and_noise_are_parameter_free() -> None:
     genotype = from_architecture_string("|none~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|")
     found = signs(genotype, {"cell": torch.full((6, 5), 0.2)})["cell"]
     assert (found.parameter_free, found.skips, found.connections) == (5, 1, 6)
-    noisy = (("noise", 0), ("sep_conv_3x3", 1))
-    s4 = Genotype("s4", {"normal": [noisy] * 4, "reduce": [noisy] * 4})
+    noisy: Any = [(("noise", 0), ("sep_conv_3x3", 1))] * 4
+    s4 = Genotype("s4", {"normal": noisy, "reduce": noisy})
     assert signs(s4, dict.fromkeys(("normal", "reduce"), torch.full((14, 2), 0.5)))["normal"].parameter_free == 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,8 @@ def test_colours_differ_between_operations_and_bars_change_with_them() -> None:
 
 
 def test_two_operations_on_one_edge() -> None:
-    node = (("sep_conv_3x3", 0), ("max_pool_3x3", 0))
-    assert draw_history([Genotype("darts", {"normal": [node] * 4, "reduce": [node] * 4})])
+    nodes: Any = [(("sep_conv_3x3", 0), ("max_pool_3x3", 0))] * 4
+    assert draw_history([Genotype("darts", {"normal": nodes, "reduce": nodes})])
 
 
 def test_same_history_same_file(tmp_path: Path) -> None:

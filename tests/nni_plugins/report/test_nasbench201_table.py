@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nni_plugins.cli import main
-from nni_plugins.report.nasbench201_table import DATASETS, Table, score
+from nni_plugins.report.nasbench201_table import TABLE_DATA_SETS, Table, score
 from search_spaces import from_architecture_string, published
 
 OP_NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -119,7 +119,7 @@ def test_nni_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nni_names = [name.removeprefix("nor_") for name in OP_NAMES]
     edges = ("0_1", "0_2", "1_2", "0_3", "1_3", "2_3")
     for row, cell in enumerate(CELLS):
-        for name, theirs in zip(DATASETS, ("cifar10", "cifar100", "imagenet16-120"), strict=True):
+        for name, theirs in zip(TABLE_DATA_SETS, ("cifar10", "cifar100", "imagenet16-120"), strict=True):
             config = schema.Nb201TrialConfig.create(
                 arch=dict(zip(edges, (nni_names[k] for k in cell), strict=True)),
                 num_epochs=200, dataset=theirs, num_channels=16, num_cells=5,

@@ -79,13 +79,13 @@ def test_a_space_that_the_file_cannot_say_is_refused(capsys: pytest.CaptureFixtu
 
 def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: str, tmp_path: Path) -> None:
     epochs: list[EpochRecord] = []
-    data = load_data(tiny_data)
+    data: Any = load_data(tiny_data)
     # a test set in which nothing can be right: whoever looks at it would notice
     blind = ImageData(
         name="blind", x_train=data.x_train, y_train=data.y_train, x_test=255 - data.x_test, y_test=data.y_test,
         num_classes=2, flip=False,
     )  # fmt: skip
-    arguments = dict(out=tmp_path / "out", on_epoch=epochs.append)
+    arguments: dict[str, Any] = dict(out=tmp_path / "out", on_epoch=epochs.append)
     first = evaluate_candidate(CELL, settings(tiny_data), data, work=tmp_path / "a", **arguments)
     second = evaluate_candidate(CELL, settings(tiny_data), blind, work=tmp_path / "b", **arguments)
     assert first == second
@@ -97,7 +97,7 @@ def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: s
     assert genotype == Genotype.from_json(first["genotype"]) and genotype.to_sample() == CELL
 
 
-TABLE = {
+TABLE: dict[str, Any] = {
     "ops": np.array([[3] * 6, [1] * 6], dtype=np.uint8),
     "op_names": np.array(["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]),
     **{f"test_{name}": np.array([90.0, 50.0]) for name in ("cifar10", "cifar100", "imagenet16")},

@@ -35,7 +35,8 @@ def run(data: str, folder: Path, **overrides: Any) -> SearchResult:
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A complete table in which a cell's accuracy is its row."""
     ops = np.array(list(itertools.product(range(5), repeat=6)), dtype=np.uint8)
-    accuracy = {f"test_{name}": np.arange(len(ops)) / 200 for name in ("cifar10", "cifar100", "imagenet16")}
+    names = ("cifar10", "cifar100", "imagenet16")
+    accuracy: dict[str, Any] = {f"test_{name}": np.arange(len(ops)) / 200 for name in names}
     path = tmp_path_factory.mktemp("table") / "table.npz"
     np.savez(path, ops=ops, op_names=np.array(OPERATIONS), **accuracy)
     return str(path)

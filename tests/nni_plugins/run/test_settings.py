@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,13 @@ def test_defaults_on_cifar10_are_the_papers() -> None:
     pc = Settings.of(strategy="bnas_v2_pc", data="cifar10")
     assert (pc.search.epochs, pc.search.batch_size, pc.search.lr, pc.search.lr_min) == (50, 512, 0.2, 0.0)
     assert (pc.search.momentum, pc.search.weight_decay) == (0.9, 3e-4)
-    choices = pc.make_strategy().choices
+    choices: Any = pc.make_strategy().choices
     assert (choices.arch_learning_rate, choices.arch_betas, choices.arch_weight_decay) == (6e-4, (0.5, 0.999), 1e-3)
     assert (choices.warmup_epochs, choices.gradient_clip_val, choices.channels) == (15, 5.0, PartialChannels(4))
     plain = Settings.of(strategy="bnas_d", data="cifar10")
     assert (plain.search.batch_size, plain.search.lr) == (256, 0.1)
-    assert plain.make_strategy().choices.arch_learning_rate == 3e-4
+    choices = plain.make_strategy().choices
+    assert choices.arch_learning_rate == 3e-4
     retrain = RetrainRecipe()
     assert (retrain.epochs, retrain.batch_size, retrain.lr) == (600, 128, 0.025)
     assert (retrain.cutout, retrain.drop_path, retrain.gradient_clip_val) == (16, 0.3, 5.0)
@@ -35,7 +37,7 @@ def test_overrides_reach_their_section() -> None:
             "space.channels": "8", "net.channels": "12", "precision": "bf16-mixed", "unrolled": "true",
         },
     )  # fmt: skip
-    choices = settings.make_strategy().choices
+    choices: Any = settings.make_strategy().choices
     assert (settings.search.epochs, settings.search.precision, settings.retrain.epochs) == (20, "bf16-mixed", 7)
     assert (choices.warmup_epochs, choices.arch_lr, choices.unrolled) == (3, Confident(power=3), True)
     assert settings.space_arguments == {"channels": 8} and settings.net_arguments == {"channels": 12}
@@ -43,7 +45,8 @@ def test_overrides_reach_their_section() -> None:
 
 def test_warmup_keeps_the_papers_share_of_a_shorter_search() -> None:
     settings = Settings.of(data="cifar10", overrides={"epochs": 10})
-    assert settings.make_strategy().choices.warmup_epochs == 3
+    choices: Any = settings.make_strategy().choices
+    assert choices.warmup_epochs == 3
 
 
 def test_settings_survive_json() -> None:

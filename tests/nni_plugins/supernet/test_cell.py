@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, reduce
 from typing import Any
 
 import pytest
@@ -46,6 +46,14 @@ class Operations:
         return make_operation(op, channels, 2 if self.reduces and source < INPUTS else 1, search=not self.affine)
 
 
+def total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.add, terms)
+
+
+def weighted_sum(weights: torch.Tensor, operations: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    return total(weights[k] * operation(x) for k, operation in enumerate(operations))
+
+
 class OneCell(ModelSpace):
     def __init__(self, operations: Operations) -> None:
         super().__init__()
@@ -74,8 +82,9 @@ class Case:
                 table.normal_()
             for module in self.supernet.modules():
                 if isinstance(module, nn.BatchNorm2d):
-                    module.running_mean.normal_()
-                    module.running_var.uniform_(0.5, 2)
+                    statistics: Any = module
+                    statistics.running_mean.normal_()
+                    statistics.running_var.uniform_(0.5, 2)
                     if module.affine:
                         module.weight.normal_()
                         module.bias.normal_()
@@ -89,7 +98,7 @@ class Case:
                     operation.load_state_dict(self.mixed_operation(source, target, name).state_dict())
                 self.reference_operations[source, target, name] = operation
         self.reference_alpha = self.alpha.detach().clone().requires_grad_()
-        self.reference_beta = None if self.beta is None else self.beta.detach().clone().requires_grad_()
+        self.reference_beta: Any = None if self.beta is None else self.beta.detach().clone().requires_grad_()
         self.reference_inputs = [x.detach().clone().requires_grad_() for x in self.inputs]
 
     def mixed_operation(self, source: int, target: int, name: str) -> nn.Module:
@@ -123,15 +132,13 @@ class Case:
         nodes = list(self.reference_inputs)
         for target in TARGETS:
             rows = [row for row, edge in enumerate(EDGES) if edge[1] == target]
-            edges = []
+            edges: list[Any] = []
             for source, row in enumerate(rows):
                 p = self.reference_alpha[row].exp() / self.reference_alpha[row].exp().sum()
                 operations = [self.reference_operations[source, target, name] for name in NAMES]
-                edges.append(
-                    self.edge(nodes[source], lambda x, p=p, ops=operations: sum(p[k] * o(x) for k, o in enumerate(ops)))
-                )
+                edges.append(self.edge(nodes[source], partial(weighted_sum, p, operations)))
             if self.reference_beta is None:
-                nodes.append(sum(edges))
+                nodes.append(total(edges))
             else:
                 shares = self.reference_beta[rows].exp() / self.reference_beta[rows].exp().sum()
                 nodes.append(sum(share * edge for share, edge in zip(shares, edges, strict=True)))
@@ -164,14 +171,14 @@ def test_equal_to_the_reference(relaxation: str, fraction: int, affine: bool, re
         torch.testing.assert_close(x.grad, reference.grad)
 
     weights = 0
-    for (source, target, name), reference in case.reference_operations.items():
+    for (source, target, name), reference_operation in case.reference_operations.items():
         if name == "none":
             continue
         operation = case.mixed_operation(source, target, name)
-        for parameter, expected_parameter in zip(operation.parameters(), reference.parameters(), strict=True):
+        for parameter, expected_parameter in zip(operation.parameters(), reference_operation.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, expected_parameter.grad)
             weights += 1
-        for buffer, expected_buffer in zip(operation.buffers(), reference.buffers(), strict=True):
+        for buffer, expected_buffer in zip(operation.buffers(), reference_operation.buffers(), strict=True):
             torch.testing.assert_close(buffer, expected_buffer)  # running statistics
     assert weights == sum(p.requires_grad for p in case.cell.operations.parameters())
 
@@ -222,7 +229,7 @@ def test_derived_connections_alone(relaxation: str, fraction: int) -> None:
     chosen = {target: two_strongest(case, target) for target in TARGETS}
     for target in TARGETS:
         operations = [(source, case.reference_operations[source, target, name]) for source, name in chosen[target]]
-        nodes.append(sum(case.edge(nodes[source], operation) for source, operation in operations))
+        nodes.append(total(case.edge(nodes[source], operation) for source, operation in operations))
     case.cell.derived_only = True
     torch.testing.assert_close(case.supernet(*case.inputs), torch.cat(nodes[INPUTS:], 1))
 
@@ -263,7 +270,7 @@ def test_operations_without_parameters_are_computed_once_per_source(forward_call
     forward_calls.clear()
     case.supernet(*case.inputs)
     sources = INPUTS + NODES - 1
-    by_type = Counter({kind: 0 for kind in (nn.MaxPool2d, nn.AvgPool2d)})
+    by_type: Counter[type[nn.Module]] = Counter()
     by_type.update(type(module) for module, calls in forward_calls.items() for _ in range(calls))
     assert by_type[nn.MaxPool2d] == sources
     assert by_type[nn.AvgPool2d] == sources
@@ -333,7 +340,7 @@ def test_the_supernet_keeps_less_than_nnis() -> None:
         cell = supernet.stages[0][0]
         assert type(cell).__name__ in ("MixedCell", "DifferentiableMixedCell")
         x = torch.randn(4, 24, 16, 16, requires_grad=True)
-        kept[type(strategy)] = saved_bytes(lambda cell=cell, x=x: cell([x, x]))
+        kept[type(strategy)] = saved_bytes(partial(cell, [x, x]))
     assert kept[BilevelSearch] < 0.6 * kept[NNIDARTS]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ def plain(kernel: int = 3, dilation: int = 1, channels: int = CHANNELS, **change
     return nn.Conv2d(channels, channels, kernel, **{**settings, **changes})
 
 
-def fast(conv: nn.Conv2d) -> nn.Module:
-    return use_fast_depthwise(nn.Sequential(copy.deepcopy(conv)))[0]
+def fast(conv: nn.Conv2d) -> Any:
+    (child,) = use_fast_depthwise(nn.Sequential(copy.deepcopy(conv))).children()
+    return child
 
 
 # sizes around the kernel's reach (9 pixels for 5x5 dilated), odd, even and down to one pixel
@@ -78,7 +80,12 @@ def test_a_frozen_weight_keeps_no_images_for_the_backward_pass() -> None:
     conv.weight.requires_grad_(False)
     images = torch.randn(2, CHANNELS, 8, 8, dtype=torch.float64, requires_grad=True)
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         conv(images)
     assert max(kept) == conv.weight.numel()
 
@@ -138,8 +145,8 @@ def test_bfloat16_autocast(stride: int, inside: bool) -> None:
 def test_what_does_not_qualify_stays(changes: dict) -> None:
     settings = dict(in_channels=CHANNELS, out_channels=CHANNELS, kernel_size=3, padding=1, groups=CHANNELS, bias=False)
     conv = nn.Conv2d(**{**settings, **changes})
-    parent = use_fast_depthwise(nn.Sequential(conv))
-    assert parent[0] is conv
+    (child,) = use_fast_depthwise(nn.Sequential(conv)).children()
+    assert child is conv
 
 
 def test_a_3d_or_transposed_convolution_stays() -> None:
@@ -147,18 +154,19 @@ def test_a_3d_or_transposed_convolution_stays() -> None:
         nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS, bias=False),
         nn.Conv3d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS, bias=False),
     ]
-    assert list(use_fast_depthwise(nn.Sequential(*convs))) == convs
+    assert list(use_fast_depthwise(nn.Sequential(*convs)).children()) == convs
 
 
 def test_names_weights_and_mode_stay() -> None:
-    def network() -> nn.Module:
+    def network() -> Any:
         torch.manual_seed(0)
         inner = nn.Sequential(nn.ReLU(), plain(5, 2), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
         return nn.ModuleDict({"block": inner, "head": plain()}).eval()
 
     before, after = network(), network()
     weight = after["block"][1].weight
-    assert use_fast_depthwise(after) is after
+    returned: Any = use_fast_depthwise(after)
+    assert returned is after
     assert [type(m) for m in (after["block"][1], after["head"])] == [DepthwiseConv2d, DepthwiseConv2d]
     assert after["block"][1].weight is weight
     assert not after["block"][1].training

@@ -32,15 +32,15 @@ SEVEN = DARTS_OPERATIONS_WITHOUT_NONE
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def supernet_of(strategy: BilevelSearch, space: Any, seed: int = 0) -> nn.Module:
+def supernet_of(strategy: BilevelSearch, space: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return strategy.mutate_model(space)
 
 
-def small(strategy: BilevelSearch, **sizes: Any) -> nn.Module:
+def small(strategy: BilevelSearch, **sizes: Any) -> Any:
     """Four cells, normal and reduction cells in turn as 0 and 3, and 1 and 2."""
-    space = AnyDARTSSpace if strategy.choices.relaxation.learns_topology else DARTSSpace
-    return supernet_of(strategy, space(**{"channels": 4, "layers": 4, "operations": SEVEN} | sizes))
+    space: Any = AnyDARTSSpace if strategy.choices.relaxation.learns_topology else DARTSSpace
+    return supernet_of(strategy, space(**{"channels": 4, "layers": 4, "operations": SEVEN, **sizes}))
 
 
 def cells_of(supernet: nn.Module) -> list[MixedCell]:
@@ -64,9 +64,10 @@ def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
 def counted_calls(cell: MixedCell) -> Iterator[Counter[str]]:
     """Forward calls of every operation of a cell."""
     calls: Counter[str] = Counter()
+    operations: Any = cell.operations
     hooks = [
         operation.body.register_forward_hook(lambda module, inputs, output, key=key: calls.update([key]))
-        for key, operation in cell.operations.items()
+        for key, operation in operations.items()
     ]
     yield calls
     for hook in hooks:
@@ -139,9 +140,10 @@ def reference(cell: MixedCell, weights: torch.Tensor, first: torch.Tensor, secon
     graph = cell.architecture.graph
     nodes = list(cell.preprocessor([first, second]))
     for target in graph.targets:
-        total = 0
+        total = torch.zeros(())
         for source in range(target):
             for k, name in enumerate(graph.operations):
+                operation: Any
                 (operation,) = (
                     o for key, o in cell.operations.items() if key.startswith(f"{source}_") and key.endswith(name)
                 )
@@ -221,7 +223,8 @@ def test_no_gradient_reaches_the_architecture_through_a_transit_cell() -> None:
 
 
 def input_shapes(cell: MixedCell) -> list[tuple[int, int, int]]:
-    convs = [next(m for m in part.modules() if isinstance(m, nn.Conv2d)) for part in cell.preprocessor.children()]
+    preprocessor: Any = cell.preprocessor
+    convs = [next(m for m in part.modules() if isinstance(m, nn.Conv2d)) for part in preprocessor.children()]
     halves = convs[0].stride[0]
     return [(convs[0].in_channels, 8 * halves, 8 * halves), (convs[1].in_channels, 8, 8)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_inputs_are_not_kept() -> None:
 
 
 def test_names_weights_and_mode_stay() -> None:
-    net = nn.ModuleDict({"block": nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))}).eval()
+    net: Any = nn.ModuleDict({"block": nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))}).eval()
     names, weight = list(net.state_dict()), net["block"][0].weight
     freeze_convolutions(net)
     assert list(net.state_dict()) == names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ OPERATIONS = ("none", "pool", "skip", "conv")
 NONE, POOL, SKIP, CONV = range(4)
 
 
-def cell_graph(num_inputs: int = 2, num_nodes: int = 1, connections: int | str = 2, operations=OPERATIONS) -> CellGraph:
+def cell_graph(num_inputs: int = 2, num_nodes: int = 1, connections: Any = 2, operations=OPERATIONS) -> CellGraph:
     return CellGraph(operations, num_inputs, num_nodes, connections)
 
 
@@ -81,8 +82,8 @@ def test_edge_normalisation_is_a_softmax_over_the_edges_into_each_node() -> None
 
 
 def derive(*table: list[float], **graph) -> list[Derived]:
-    graph = cell_graph(**graph)
-    return Softmax().derive({"alpha": logits(*table)}, graph)[graph.num_inputs]
+    described = cell_graph(**graph)
+    return Softmax().derive({"alpha": logits(*table)}, described)[described.num_inputs]
 
 
 def test_the_strongest_edges_are_kept_each_with_its_strongest_operation() -> None:

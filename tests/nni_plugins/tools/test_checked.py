@@ -71,8 +71,9 @@ class Sample(Checked):
     ],
 )
 def test_refusals(field: str, value: object, sentence: str) -> None:
+    settings: Any = {field: value}
     with pytest.raises(ValueError, match=r"^\w") as caught:
-        Sample(**{field: value})
+        Sample(**settings)
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=rf"^retrain\.{field} must"):
         Sample.of({field: value}, prefix="retrain.")

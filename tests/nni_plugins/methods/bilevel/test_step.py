@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def test_equal_to_hand_written_steps(space: type[ModelSpace], settings: dict[str
             nn.utils.clip_grad_norm_(w, clip)
         sgd.step()
     for name, value in expected.state_dict().items():  # weights, architecture and running statistics
-        torch.testing.assert_close(supernet.state_dict()[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(supernet.state_dict()[name], value, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("unrolled", [False, True])
@@ -149,6 +150,7 @@ def test_unrolled_gradient_against_brute_force(classifier_lr: float) -> None:
 
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
             (alpha,) = alphas.values()
+            assert alpha.grad is not None
             gradients.append(alpha.grad.clone())
 
     module = Recorder(lr=lr, momentum=momentum, weight_decay=decay)
@@ -256,7 +258,8 @@ def test_an_architecture_gradient_is_clipped_over_all_tables() -> None:
 
     class Recorder(Probe):
         def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-            norms.append(float(torch.cat([p.grad.flatten() for p in of_architecture(supernet).values()]).norm()))
+            tables: list[Any] = list(of_architecture(supernet).values())
+            norms.append(float(torch.cat([table.grad.flatten() for table in tables]).norm()))
 
     search(strategy, supernet, Recorder())
     assert norms == pytest.approx([1e-3] * 2, rel=1e-2)

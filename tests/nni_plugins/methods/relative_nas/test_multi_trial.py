@@ -185,7 +185,7 @@ def test_a_sample_that_breaks_a_constraint_loses() -> None:
 
     search = strategy()
     search(Constrained(), engine())
-    losses = {a: loss for a, loss in search.state.known.items()}
+    losses: dict[Any, float] = dict(search.state.known)
     assert any(a[0] == 2 for a in losses)
     assert all((loss == np.inf) == (a[0] == 2) for a, loss in losses.items())
 

@@ -399,7 +399,8 @@ def test_a_thousand_imported_trials_rebuild_the_population() -> None:
     space = {f"g{i}": {"_type": "choice", "_value": list(range(7))} for i in range(32)}
     encoding = search_space_encoding(space)
     generator = np.random.default_rng(0)
-    state, data = slow_fast.start(encoding.upper, restart_on_collapse=True), []
+    state = slow_fast.start(encoding.upper, restart_on_collapse=True)
+    data: list[dict[str, Any]] = []
     while len(data) < 1000:
         state, asked = slow_fast.ask(state, decode=encoding.decode)
         values = generator.random(len(asked)).tolist()

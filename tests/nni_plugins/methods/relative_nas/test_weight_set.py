@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ NEITHER = ("cell.operations.0_2_", "cell.operations.1_2_max_pool_3x3.")
 TRUNK = ("stem.", "classifier.")
 
 
-def filled(weights: dict[str, torch.Tensor], value: float) -> dict[str, torch.Tensor]:
+def filled(weights: Mapping[str, torch.Tensor], value: float) -> dict[str, torch.Tensor]:
     return {name: torch.full_like(tensor, value) for name, tensor in weights.items()}
 
 

@@ -1,0 +1,48 @@
+"""What the benchmarks that search on small images have in common: their arguments and their data."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from nni_plugins.data import ImageData, load_data
+
+
+def search_arguments(description: str, **defaults: int | float) -> argparse.ArgumentParser:
+    """Return a parser of the arguments of a search; ``defaults`` are its size, channels, epochs and lr."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", help="data set, as nni-plugins takes it: npz:FILE, cifar10, digits, ...")
+    parser.add_argument("--images", type=int, help="training images used (default: all)")
+    parser.add_argument("--size", type=int, help="side to which images are scaled")
+    parser.add_argument("--channels", type=int, help="C")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, help="learning rate of the weights")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def small_images(arguments: argparse.Namespace) -> ImageData:
+    """Return the set with its first ``images`` training images, all scaled to ``size``.
+
+    Raises
+    ------
+    ValueError
+        If the set is not held in memory.
+    """
+    data = load_data(arguments.data)
+    if not isinstance(data, ImageData):
+        raise ValueError(f"{arguments.data} is read from disk image by image; give a set that is held in memory.")
+
+    def scaled(images: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(images.float(), size=(arguments.size,) * 2, mode="area").round().byte()
+
+    first = slice(arguments.images)
+    x_train, y_train = data.x_train[first], data.y_train[first]
+    return replace(data, x_train=scaled(x_train), y_train=y_train, x_test=scaled(data.x_test))
