@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nni_plugins.tools.doctor import bundled_node
+from nni_plugins.experiment.doctor import bundled_node
 
 ROOT = Path(__file__).parents[1]
 
