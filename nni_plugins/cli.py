@@ -1,4 +1,4 @@
-"""The command ``nni-plugins``: search, retrain, export, check, draw, describe, space, score, doctor."""
+"""The command ``nni-plugins``: search, retrain, export, check, draw, describe, space, score, doctor, leftovers."""
 
 from __future__ import annotations
 
@@ -121,6 +121,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Check the installation; exit status 0 only when all is well.",
     )
     doctor.add_argument("--port", type=int, default=8080, help="port of NNI's web UI (default: %(default)s)")
+
+    leftovers = commands.add_parser(
+        "leftovers",
+        help="end what a killed NNI manager has left running",
+        description="List tuners and trials whose NNI manager was killed, and end them after asking.",
+    )
+    leftovers.add_argument("experiment", nargs="?", help="NNI's name of the experiment (default: all)")
+    leftovers.add_argument("--yes", action="store_true", help="end them without asking")
     return parser
 
 
@@ -146,9 +154,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check.main(words[1:])
     arguments = build_parser().parse_args(words)
     if arguments.command == "doctor":
-        from nni_plugins.tools import doctor
+        from nni_plugins.experiment import doctor
 
         return doctor.main(arguments.port)
+    if arguments.command == "leftovers":
+        from nni_plugins.experiment import leftovers
+
+        return leftovers.main(arguments.experiment, yes=arguments.yes)
     quiet_libraries()
     from nni_plugins.methods.divergence import Diverged
     from nni_plugins.tools.own_code import allow_own_code

@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nni_plugins.tools.doctor import bundled_node
+from nni_plugins.experiment.doctor import bundled_node
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,19 +13,12 @@ from typing import Any
 
 import yaml
 
-from nni_plugins.tools.demo import ENDED, Experiment, free_port
+from nni_plugins.experiment import nnictl
+from nni_plugins.experiment.client import ENDED, Experiment
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-
-
-def nnictl(*words: str) -> str:
-    done = subprocess.run(
-        [str(BIN / "nnictl"), *words], capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> Path:
@@ -35,20 +28,36 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
     return path
 
 
+def any_port() -> int:
+    """A port that the system hands out to nobody else soon: nnictl takes a while to bind it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(*words: str) -> Experiment:
+    return nnictl.start(*words, port=any_port(), environment=ENVIRONMENT, folder=ROOT)
+
+
+def resume(experiment: Experiment, config: Path) -> Experiment:
+    """Resume an experiment whose manager has ended, at the port that it had."""
+    folder = yaml.safe_load(config.read_text())["experimentWorkingDirectory"]
+    words = ("resume", experiment.id, "--experiment_dir", folder)
+    return nnictl.start(*words, port=experiment.port, environment=ENVIRONMENT, folder=ROOT)
+
+
+def stop(experiment: Experiment) -> None:
+    nnictl.nnictl("stop", experiment.id, environment=ENVIRONMENT)
+
+
 @contextlib.contextmanager
-def running(config: Path) -> Iterator[tuple[Experiment, str]]:
+def running(config: Path) -> Iterator[Experiment]:
     """Create the experiment of ``config``; it is stopped whatever happens."""
-    experiment = Experiment(free_port(18080))
-    for _ in range(5):  # NNI gives its tuner ten seconds to start, which a busy machine may miss
-        nnictl("create", "--config", str(config), "--port", str(experiment.port))
-        identity = experiment.wait_until_up()["id"]
-        if experiment.begins():
-            break
-        nnictl("stop", identity)
+    experiment = start("create", "--config", str(config))
     try:
-        yield experiment, identity
+        yield experiment
     finally:
-        subprocess.run([str(BIN / "nnictl"), "stop", identity], env=ENVIRONMENT, capture_output=True, check=False)
+        nnictl.stop(experiment, ENVIRONMENT)
 
 
 Trials = list[dict[str, Any]]

@@ -12,8 +12,8 @@ from nni.experiment.config import ExperimentConfig
 
 from nni_plugins import trial
 from nni_plugins.data import load_data
+from nni_plugins.experiment.demo import main as demo
 from nni_plugins.run.candidate import sample_of
-from nni_plugins.tools.demo import main as demo
 from tests.end_to_end.experiment import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
+from nni_plugins.experiment import nnictl
+from nni_plugins.experiment.client import Experiment
 from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
+from tests.end_to_end.experiment import any_port
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = {name: {"_type": "choice", "_value": [0, 1, 2, 3, 4]} for name in "abcd"}
 SETTINGS: dict[str, Any] = {"population_size": 6, "seed": 3, "generations": 4, "optimize_mode": "maximize"}
-
-TUNER_BEGINS = "Initial search space"
 
 # Speaks to NNI's trial channel in its own words, as importing nni takes a trial seconds.
 TRIAL = """
@@ -96,13 +94,12 @@ def uninterrupted() -> RelativeNASTuner:
     return tuner
 
 
-class Experiment:
-    """An experiment in a folder of its own, driven as a user would."""
+class Workplace:
+    """A folder with an experiment of its own, driven as a user would."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.id = ""
-        self.port = 0
+        self.experiment: Experiment | None = None
         self.environment = {
             **os.environ,
             "NNI_CONFIG_DIR": str(folder / "config"),
@@ -114,15 +111,10 @@ class Experiment:
         (folder / "trial.py").write_text(TRIAL)
         (folder / "recording_tuner.py").write_text(RECORDING_TUNER)
 
-    def nnictl(self, *arguments: str) -> str:
-        command = [str(Path(sys.executable).with_name("nnictl")), *arguments]
-        done = subprocess.run(
-            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def nnictl(self, *words: str) -> str:
+        return nnictl.nnictl(*words, environment=self.environment, folder=self.folder)
 
-    def create(self, tuner: dict[str, Any], *, retry: bool = True) -> None:
+    def create(self, tuner: dict[str, Any]) -> None:
         config = {
             "experimentName": "relative_nas",
             "experimentWorkingDirectory": str(self.folder / "experiments"),
@@ -134,67 +126,44 @@ class Experiment:
             "trainingService": {"platform": "local"},
         }
         (self.folder / "config.yml").write_text(yaml.safe_dump(config))
-        self.start("create", "--config", "config.yml", tries=4 if retry else 1)
+        self.start("create", "--config", "config.yml")
+
+    def start(self, *words: str) -> None:
+        port = self.experiment.port if self.experiment else any_port()
+        self.experiment = nnictl.start(*words, port=port, environment=self.environment, folder=self.folder)
 
     def resume(self) -> None:
-        self.start("resume", self.id, tries=4)
-
-    def start(self, *command: str, tries: int) -> None:
-        """Start NNI's manager, which gives the tuner ten seconds to import NNI: too few at times on a busy machine."""
-        for remaining in reversed(range(tries)):
-            begun = self.logs().count(TUNER_BEGINS) if command[0] == "resume" else 0
-            self.port = free_port()
-            output = self.nnictl(*command, "--port", str(self.port))
-            self.id = re.search(r"Experiment ID: (\w+)", re.sub(r"\x1b\[\d+m", "", output))[1]  # type: ignore[index]
-            if not remaining:
-                return
-            self.wait(lambda: self.errors() or self.logs().count(TUNER_BEGINS) > begun)  # noqa: B023
-            if not any("Tuner did not connect in 10 seconds" in error for error in self.errors()):
-                return
-            self.stop()
-
-    def errors(self) -> list[str]:
-        return self.rest("check-status")["errors"]
+        self.start("resume", self.experiment.id)
 
     def stop(self) -> None:
-        if self.id:
-            self.nnictl("stop", self.id)
-
-    def rest(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://localhost:{self.port}/api/v1/nni/{path}", timeout=10) as reply:
-            return json.load(reply)
+        if self.experiment:
+            nnictl.stop(self.experiment, self.environment)
 
     def trials(self, *statuses: str) -> list[dict[str, Any]]:
-        return [trial for trial in self.rest("trial-jobs") if not statuses or trial["status"] in statuses]
+        return [trial for trial in self.experiment.trials() if not statuses or trial["status"] in statuses]
 
-    def wait(self, condition: Any, seconds: float = 90) -> None:
+    def wait(self, condition: Callable[[], Any], seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.logs()
             time.sleep(0.3)
 
     def logs(self) -> str:
-        folder = self.folder / "experiments" / self.id / "log"
+        folder = self.folder / "experiments" / self.experiment.id / "log"
         return "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("*.log")))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
-def experiment(tmp_path: Path) -> Any:
-    experiment = Experiment(tmp_path)
+def workplace(tmp_path: Path) -> Iterator[Workplace]:
+    workplace = Workplace(tmp_path)
     try:
-        yield experiment
+        yield workplace
     finally:
-        experiment.stop()
+        workplace.stop()
 
 
 def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninterrupted_one(
-    experiment: Experiment, tmp_path: Path
+    workplace: Workplace, tmp_path: Path
 ) -> None:
     record = tmp_path / "record.json"
     tuner = {
@@ -202,18 +171,17 @@ def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninter
         "codeDirectory": str(tmp_path),
         "classArgs": {**SETTINGS, "record": str(record)},
     }
-    experiment.create(tuner)
+    workplace.create(tuner)
     # The trials from parameter id 8 on, in the second generation, wait to be let go; one before has failed there.
-    experiment.wait(lambda: len(experiment.trials("SUCCEEDED", "FAILED")) == 8 and experiment.trials("RUNNING"))
-    experiment.stop()
+    workplace.wait(lambda: len(workplace.trials("SUCCEEDED", "FAILED")) == 8 and workplace.trials("RUNNING"))
+    workplace.stop()
     assert json.loads(record.read_text())["generation"] == 1
     record.unlink()
 
     (tmp_path / "go_on").touch()
-    experiment.resume()
-    experiment.wait(lambda: "The search has ended after 4 generations." in experiment.logs())
-    experiment.stop()
-    experiment.id = ""
+    workplace.resume()
+    workplace.wait(lambda: "The search has ended after 4 generations." in workplace.logs())
+    workplace.stop()
 
     reference = uninterrupted().state
     resumed = json.loads(record.read_text())
@@ -222,20 +190,19 @@ def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninter
     np.testing.assert_array_equal(resumed["velocity"], reference.velocity)
 
 
-def test_an_experiment_whose_trials_all_fail_ends_with_the_reason(experiment: Experiment) -> None:
-    experiment.nnictl("algo", "register", "--meta", str(REPOSITORY / "nni_plugins" / "algorithms.yml"))
-    (experiment.folder / "trial.py").write_text("import sys; sys.exit('nothing runs here')")
-    experiment.create({"name": "RelativeNAS", "classArgs": {"population_size": 4}})
-    experiment.wait(lambda: experiment.rest("check-status")["status"] == "ERROR")
-    assert "Every trial of generation 1 failed" in experiment.logs()
+def test_an_experiment_whose_trials_all_fail_ends_with_the_reason(workplace: Workplace) -> None:
+    workplace.nnictl("algo", "register", "--meta", str(REPOSITORY / "nni_plugins" / "algorithms.yml"))
+    (workplace.folder / "trial.py").write_text("import sys; sys.exit('nothing runs here')")
+    workplace.create({"name": "RelativeNAS", "classArgs": {"population_size": 4}})
+    workplace.wait(lambda: workplace.experiment.get("check-status")["status"] == "ERROR")
+    assert "Every trial of generation 1 failed" in workplace.logs()
 
 
-def test_a_wrong_setting_ends_the_experiment_with_the_reason(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_wrong_setting_ends_the_experiment_with_the_reason(workplace: Workplace, tmp_path: Path) -> None:
     tuner = {
         "className": "nni_plugins.methods.relative_nas.tuner.RelativeNASTuner",
         "codeDirectory": str(tmp_path),
         "classArgs": {"population_size": 5},
     }
-    experiment.create(tuner, retry=False)
-    experiment.wait(lambda: experiment.rest("check-status")["status"] == "ERROR")
-    experiment.wait(lambda: "population_size must be an even number of at least 2" in experiment.logs())
+    with pytest.raises(OSError, match="population_size must be an even number of at least 2"):
+        workplace.create(tuner)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from nni_plugins.deploy import check
 from search_spaces import Genotype
-from tests.end_to_end.experiment import ROOT, all_ended, nnictl, running, wait, write_config
+from tests.end_to_end.experiment import ENVIRONMENT, ROOT, all_ended, resume, running, stop, wait, write_config
 
 TRIAL = f"{sys.executable} -W ignore -m nni_plugins.trial"
 TINY = (
@@ -20,18 +23,22 @@ TINY = (
 )
 
 
+def trial_command(folder: Path, data: str) -> str:
+    return f"{TRIAL} --data {data} --exported {folder}/exported {TINY}"
+
+
 def config(folder: Path, data: str, concurrency: int) -> Path:
     """The first example, with two of its strategies, on tiny data."""
     content = yaml.safe_load((ROOT / "examples" / "bnas_v2.yml").read_text())
     content["searchSpace"]["strategy"]["_value"] = ["bnas_d", "bnas_v2_pc"]
-    content["trialCommand"] = f"{TRIAL} --data {data} --exported {folder}/exported {TINY}"
+    content["trialCommand"] = trial_command(folder, data)
     return write_config(
         folder, {**content, "trialCodeDirectory": str(ROOT), "trialConcurrency": concurrency, "maxTrialNumber": 2}
     )
 
 
 def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data: str) -> None:
-    with running(config(tmp_path, tiny_data, concurrency=2)) as (experiment, identity):
+    with running(config(tmp_path, tiny_data, concurrency=2)) as experiment:
         trials = wait(experiment, all_ended(2))
         assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
         sent = [json.loads(trial["hyperParameters"][0]) for trial in trials]
@@ -43,7 +50,7 @@ def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data:
             # NNI gives parameters to whichever trial asks first, so the id that counts is the one sent with a metric
             (parameter_id,) = {str(m["parameterId"]) for m in metrics}
             credited.append(parameter_id)
-            folder = tmp_path / "exported" / f"{identity}-{trial['trialJobId']}"
+            folder = tmp_path / "exported" / f"{experiment.id}-{trial['trialJobId']}"
             report = json.loads((folder / "report.json").read_text())
             assert report["settings"]["strategy"] == parameters[parameter_id]["strategy"]
             assert report["seed"] == parameters[parameter_id]["seed"] == 1
@@ -70,7 +77,7 @@ def test_a_trial_evaluates_the_cell_that_the_tuner_sampled(tmp_path: Path, tiny_
     )
     content["tuner"]["codeDirectory"] = str(ROOT)
     path = write_config(tmp_path, {**content, "trialCodeDirectory": str(ROOT), "maxTrialNumber": 2})
-    with running(path) as (experiment, identity):
+    with running(path) as experiment:
         trials = wait(experiment, all_ended(2))
         assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
         sent = [json.loads(trial["hyperParameters"][0])["parameters"] for trial in trials]
@@ -80,7 +87,7 @@ def test_a_trial_evaluates_the_cell_that_the_tuner_sampled(tmp_path: Path, tiny_
             epochs = [json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"]
             final = experiment.last_metrics(trial, "FINAL")
             assert len(epochs) == 2 and final["default"] == epochs[-1]["default"]
-            found = Genotype.load(tmp_path / "exported" / f"{identity}-{trial['trialJobId']}" / "genotype.json")
+            found = Genotype.load(tmp_path / "exported" / f"{experiment.id}-{trial['trialJobId']}" / "genotype.json")
             assert found == Genotype.from_json(final["genotype"])
             evaluated.append(found.to_sample())
         assert sorted(evaluated, key=str) == sorted(sent, key=str)
@@ -88,15 +95,38 @@ def test_a_trial_evaluates_the_cell_that_the_tuner_sampled(tmp_path: Path, tiny_
 
 def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str) -> None:
     path = config(tmp_path, tiny_data, concurrency=1)
-    with running(path) as (experiment, identity):
+    with running(path) as experiment:
         wait(experiment, lambda trials: bool(trials) and bool(experiment.last_metrics(trials[0], "PERIODICAL")))
         trial = experiment.trials()[0]["trialJobId"]
-        nnictl("stop", identity)
+        stop(experiment)
         left = list((tmp_path / "nni").rglob(f"trials/{trial}/search/epoch-*.ckpt"))
         assert left, "the interrupted trial left a checkpoint"
-        nnictl("resume", identity, "--port", str(experiment.port), "--experiment_dir", str(tmp_path / "nni"))
-        experiment.wait_until_up()
+        resume(experiment, path)
         trials = wait(experiment, all_ended(2))
         assert [t["status"] for t in trials] == ["SUCCEEDED"] * 2
-    report = json.loads((tmp_path / "exported" / f"{identity}-{trial}" / "report.json").read_text())
+    report = json.loads((tmp_path / "exported" / f"{experiment.id}-{trial}" / "report.json").read_text())
     assert [epoch["epoch"] for epoch in report["search_history"]] == [0, 1, 2]
+
+
+def test_a_trial_that_was_killed_is_finished_by_hand_from_its_checkpoint(tmp_path: Path, tiny_data: str) -> None:
+    with running(config(tmp_path, tiny_data, concurrency=1)) as experiment:
+        wait(experiment, lambda trials: bool(experiment.last_metrics(trials[0], "PERIODICAL")))
+        trial = experiment.trials()[0]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("NNI_TRIAL_JOB_ID") == trial["trialJobId"]:
+                    process.kill()
+        (killed, *_) = wait(experiment, lambda trials: trials[0]["status"] == "FAILED")
+        metrics = experiment.get(f"metric-data/{trial['trialJobId']}")
+        before = [json.loads(json.loads(metric["data"])) for metric in metrics]
+    assert 1 <= len(before) < 3, "it was killed in mid-search"
+
+    parameters = json.loads(killed["hyperParameters"][0])["parameters"]
+    chosen = f"--strategy {parameters['strategy']} --seed {parameters['seed']}"
+    by_hand = f"NNI_OUTPUT_DIR={killed['logPath']} {trial_command(tmp_path, tiny_data)} {chosen}"
+    subprocess.run(["sh", "-c", by_hand], env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+
+    (report,) = (tmp_path / "exported").glob("STANDALONE-*/report.json")
+    history = json.loads(report.read_text())["search_history"]
+    assert [epoch["epoch"] for epoch in history] == [0, 1, 2]
+    assert history[0]["seconds"] == before[0]["seconds"], "the first epoch was not searched again"

@@ -56,7 +56,7 @@ def test_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_has_help_that_says_what_it_does() -> None:
     parser = build_parser()
     commands: Any = next(action for action in parser._actions if action.dest == "command").choices
-    assert set(commands) >= {"search", "retrain", "export", "check", "draw", "describe", "doctor"}
+    assert set(commands) >= {"search", "retrain", "export", "check", "draw", "describe", "doctor", "leftovers"}
     for name, command in commands.items():
         assert command.description, name
         for action in command._actions:

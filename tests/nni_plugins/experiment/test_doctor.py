@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from nni_plugins.tools import doctor
-from nni_plugins.tools.doctor import Finding, Outcome, Package
+from nni_plugins.experiment import doctor, leftovers, nnictl
+from nni_plugins.experiment.doctor import Finding, Outcome, Package
 
 
 def package(name: str, version: str | None, error: str = "") -> Package:
@@ -263,6 +264,54 @@ class TestExperimentFolder:
         finding = doctor.check_experiment_folder(tmp_path / "nni-experiments")
         assert not finding.ok
         assert finding.mend == f'sudo chown "$USER" {tmp_path}'
+
+
+class TestPage:
+    @pytest.fixture
+    def manager(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+        """A process that looks like NNI's manager and listens at the address that is asked for."""
+        script = tmp_path / "nni_node" / "main.js"
+        script.parent.mkdir()
+        code = "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(flush=True); s.accept()"
+        words = [sys.executable, "-c", code, request.param, str(script), "--experiment-id", "abc123"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+            process.kill()
+
+    @pytest.mark.parametrize("manager", ["0.0.0.0"], indirect=True)
+    def test_a_manager_that_is_open_to_other_machines_is_named(self, manager: None) -> None:
+        finding = doctor.check_page()
+        assert not finding.ok and "abc123" in finding.detail
+        stop, close, resume = re.split(r"; (?=export |nnictl resume)", finding.mend)
+        assert "nnictl stop abc123" in stop and "closed_manager.js" in close and "nnictl resume abc123" in resume
+
+    @pytest.mark.parametrize("manager", ["127.0.0.1"], indirect=True)
+    def test_a_closed_manager_is_well(self, manager: None) -> None:
+        assert "abc123" not in doctor.check_page().detail
+
+
+class TestLeftovers:
+    def test_a_trial_without_its_manager(self) -> None:
+        variables = {**os.environ, "NNI_PLATFORM": "local", "NNI_EXP_ID": "abc123", "NNI_TRIAL_JOB_ID": "t1"}
+        with subprocess.Popen(["cat"], env=variables, stdin=subprocess.PIPE) as orphan:
+            finding = doctor.check_leftovers()
+            assert not finding.ok and finding.mend == "nni-plugins leftovers"
+            assert f"trial t1 of experiment abc123 (process {orphan.pid})" in finding.detail
+            assert leftovers.main("abc123", yes=True) == 0
+            assert orphan.poll() is not None
+        assert leftovers.main("abc123") == 0
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_main_prints_the_line_that_closes_nnis_page(
+    closed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda port: [])
+    monkeypatch.setenv("NODE_OPTIONS", nnictl.closed()["NODE_OPTIONS"] if closed else "")
+    assert doctor.main() == 0
+    assert (nnictl.export_line() in capsys.readouterr().out) is not closed
 
 
 @pytest.mark.end_to_end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import ipaddress
 import json
 import os
 import shlex
@@ -25,6 +26,9 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from nni_plugins.experiment.leftovers import find_leftovers, managers
+from nni_plugins.experiment.nnictl import export_line, is_closed
 
 NNICTL_PORT = 8080
 """The port that ``nnictl create`` takes when no ``--port`` is given."""
@@ -295,6 +299,36 @@ def _listener(port: int) -> str:
     return "another user's process"
 
 
+def check_page() -> Finding:
+    """Whether the managers that run now are closed to other machines; NNI's own listens to all, without a login."""
+    name = "NNI's page"
+    listening = {name: _listening_addresses(manager.pid) for manager, name in managers()}
+    opened = [
+        name for name, found in listening.items() if not all(ipaddress.ip_address(ip).is_loopback for ip in found)
+    ]
+    if not opened:
+        return Finding(name, True, f"{len(listening)} running, closed to other machines" if listening else "none runs")
+    detail = f"open to other machines, without a login: experiment {', '.join(opened)}"
+    stopped = "; ".join(f"nnictl stop {one}" for one in opened)
+    resumed = "; ".join(f"nnictl resume {one}" for one in opened)
+    return Finding(name, False, detail, f"{stopped}; {export_line()}; {resumed}")
+
+
+def _listening_addresses(pid: int) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        connections = psutil.net_connections("tcp")
+        return [one.laddr.ip for one in connections if one.pid == pid and one.status == psutil.CONN_LISTEN]
+    return []
+
+
+def check_leftovers() -> Finding:
+    """Whether killed managers have left tuners or trials running, which disturb the experiment when it is resumed."""
+    name, leftovers = "leftovers", find_leftovers()
+    if not leftovers:
+        return Finding(name, True, "none")
+    return Finding(name, False, f"outlived their manager: {', '.join(map(str, leftovers))}", "nni-plugins leftovers")
+
+
 def gpus_as_nni_sees_them() -> Mapping[str, Any]:
     """What the script says that NNI's manager runs to learn of the GPUs."""
     command = [sys.executable, "-W", "ignore", "-m", "nni.tools.nni_manager_scripts.collect_gpu_info", "--detail"]
@@ -389,6 +423,8 @@ def diagnose(port: int = NNICTL_PORT) -> list[Finding]:
         check_node(bundled_node()),
         check_nnictl(),
         check_port(port),
+        check_page(),
+        check_leftovers(),
         check_gpus(nni_gpus, outcomes["cuda"], os.environ.get("CUDA_VISIBLE_DEVICES")),
         check_experiment_folder(),
     ]
@@ -409,6 +445,9 @@ def main(port: int = NNICTL_PORT) -> int:
     for finding in findings:
         table.add_row(finding.name, "[green]ok[/]" if finding.ok else "[red]FAILS[/]", escape(finding.detail))
     console.print(table)
+    if not is_closed():
+        console.print("Before nnictl create, resume or view, so that NNI's page is closed to other machines:")
+        console.print(f"  {export_line()}", markup=False, highlight=False, soft_wrap=True)
     failures = [finding for finding in findings if not finding.ok]
     if not failures:
         console.print("All is well.")
