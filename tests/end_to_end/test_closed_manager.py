@@ -136,7 +136,7 @@ def test_a_manager_is_closed_to_all_but_this_machine_and_does_its_work(experimen
 
 def test_nobody_takes_the_place_of_the_tuner(experiment: Experiment, config: Path) -> None:
     for path in ("/tuner", "/TUNER", "/tuner/other", "/%74uner", "/tuner?key=guessed"):
-        for origin in (None, "http://evil.example"):
+        for origin in (None, websockets.Origin("http://evil.example")):
             with (
                 pytest.raises(websockets.InvalidStatus) as refusal,
                 websockets.sync.client.connect(f"ws://localhost:{experiment.port}{path}", origin=origin),

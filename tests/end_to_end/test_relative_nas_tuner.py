@@ -99,7 +99,7 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.experiment: Experiment | None = None
+        self._experiment: Experiment | None = None
         self.environment = {
             **os.environ,
             "NNI_CONFIG_DIR": str(folder / "config"),
@@ -110,6 +110,11 @@ class Workplace:
         }
         (folder / "trial.py").write_text(TRIAL)
         (folder / "recording_tuner.py").write_text(RECORDING_TUNER)
+
+    @property
+    def experiment(self) -> Experiment:
+        assert self._experiment is not None, "none was started"
+        return self._experiment
 
     def nnictl(self, *words: str) -> str:
         return nnictl.nnictl(*words, environment=self.environment, folder=self.folder)
@@ -129,14 +134,14 @@ class Workplace:
         self.start("create", "--config", "config.yml")
 
     def start(self, *words: str) -> None:
-        port = self.experiment.port if self.experiment else any_port()
-        self.experiment = nnictl.start(*words, port=port, environment=self.environment, folder=self.folder)
+        port = self._experiment.port if self._experiment else any_port()
+        self._experiment = nnictl.start(*words, port=port, environment=self.environment, folder=self.folder)
 
     def resume(self) -> None:
         self.start("resume", self.experiment.id)
 
     def stop(self) -> None:
-        if self.experiment:
+        if self._experiment:
             nnictl.stop(self.experiment, self.environment)
 
     def trials(self, *statuses: str) -> list[dict[str, Any]]:

@@ -294,7 +294,7 @@ def test_none_is_neither_built_nor_computed(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("reduces", [False, True])
 def test_a_node_of_none_alone_is_zero_at_the_cells_resolution(reduces: bool) -> None:
     case = Case(Softmax(), 1, affine=False, reduces=reduces)
-    sample = {f"cell/op_{target}_{slot}": "none" for target in TARGETS for slot in (0, 1)}
+    sample: dict[str, object] = {f"cell/op_{target}_{slot}": "none" for target in TARGETS for slot in (0, 1)}
     sample |= {f"cell/input_{target}_{slot}": [slot] for target in TARGETS for slot in (0, 1)}
     sample["cell/op_4_1"] = "max_pool_3x3"
     case.cell.architecture.choose(sample)
