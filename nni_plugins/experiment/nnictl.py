@@ -76,7 +76,7 @@ def nnictl(*words: str, environment: Mapping[str, str] = os.environ, folder: Pat
         If the command fails for another reason; the message is the last line that it printed.
     """
     # Its warnings of its own imports would hide what it fails for.
-    command = [sys.executable, "-W", "ignore", program(), *words]
+    command = [sys.executable, "-W", "ignore", "-m", "nni_plugins.experiment.patient_nnictl", *words]
     done = subprocess.run(command, env=closed(environment), cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = _COLOUR.sub("", done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]

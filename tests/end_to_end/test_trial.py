@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from nni_plugins.deploy import check
+from nni_plugins.experiment.client import ENDED
 from search_spaces import Genotype
 from tests.end_to_end.experiment import ENVIRONMENT, ROOT, all_ended, resume, running, stop, wait, write_config
 
@@ -116,7 +117,8 @@ def test_a_trial_that_was_killed_is_finished_by_hand_from_its_checkpoint(tmp_pat
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("NNI_TRIAL_JOB_ID") == trial["trialJobId"]:
                     process.kill()
-        (killed, *_) = wait(experiment, lambda trials: trials[0]["status"] == "FAILED")
+        (killed, *_) = wait(experiment, lambda trials: trials[0]["status"] in ENDED)
+        assert killed["status"] != "SUCCEEDED"
         metrics = experiment.get(f"metric-data/{trial['trialJobId']}")
         before = [json.loads(json.loads(metric["data"])) for metric in metrics]
     assert 1 <= len(before) < 3, "it was killed in mid-search"
