@@ -33,7 +33,7 @@ FIGURES = {
 
 
 def follow(experiment: Experiment, expected: int) -> list[dict[str, Any]]:
-    """Show a bar and what each trial is doing until all ``expected`` trials have ended; returns them."""
+    """Show a bar and what each trial is doing until all ``expected`` trials have ended; return them."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} trials"),
         TimeElapsedColumn(),
@@ -63,7 +63,7 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
-    """A table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded.
+    """Return a table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded.
 
     The best comes first.
     """

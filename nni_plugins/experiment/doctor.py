@@ -1,4 +1,4 @@
-"""What usually breaks an installation, each with the command that mends it: ``nni-plugins doctor``."""
+"""What usually breaks an installation, each with the command that fixes it: ``nni-plugins doctor``."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ class Finding:
         Whether it is as it should be.
     detail
         What is there, or what is wrong with it.
-    mend
-        The shell command that mends it; empty when ``ok``.
+    fix
+        The shell command that fixes it; empty when ``ok``.
     """
 
     name: str
     ok: bool
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a probe of another Python process came to: its ``value``, or the ``error`` that stopped it."""
+class Probed:
+    """The result of a probe in another Python process: its ``value``, or the ``error`` that stopped it."""
 
     value: Any = None
     error: str = ""
@@ -68,11 +68,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Package:
-    """The facts about one package: its range, its installed version (None if it is missing), what using it came to."""
+    """The facts about one package: its range, its installed version (None if it is missing), the result of using it."""
 
     requirement: Requirement
     version: str | None
-    outcome: Outcome
+    probed: Probed
 
 
 # Each is run in a fresh process, as NNI's own processes will import them; `value` is what it hands back.
@@ -105,21 +105,21 @@ for name, code in json.loads(sys.argv[1]).items():
 """
 
 
-def probe(probes: Mapping[str, str]) -> dict[str, Outcome]:
+def probe(probes: Mapping[str, str]) -> dict[str, Probed]:
     """Run pieces of Python code in another process, so that none of them can end this one.
 
     Parameters
     ----------
     probes
-        Code by name, run in this order; what it binds to ``value`` (anything JSON can hold) is the outcome's value.
+        Code by name, run in this order; what it binds to ``value`` (anything JSON can hold) is the result's value.
 
     Returns
     -------
-    dict[str, Outcome]
-        One outcome for each name. Code that ends the process (a segmentation fault) is an error of its own, and the
+    dict[str, Probed]
+        One result for each name. Code that ends the process (a segmentation fault) is an error of its own, and the
         code after it is run in a new process.
     """
-    outcomes: dict[str, Outcome] = {}
+    results: dict[str, Probed] = {}
     waiting = dict(probes)
     while waiting:
         try:
@@ -137,17 +137,17 @@ def probe(probes: Mapping[str, str]) -> dict[str, Outcome]:
         for line in output.splitlines():
             if line.startswith('["probe", '):
                 _, name, value, error = json.loads(line)
-                outcomes[name] = Outcome(value, error)
-        waiting = {name: code for name, code in waiting.items() if name not in outcomes}
+                results[name] = Probed(value, error)
+        waiting = {name: code for name, code in waiting.items() if name not in results}
         if waiting:
             culprit = next(iter(waiting))
-            outcomes[culprit] = Outcome(error=ending)
+            results[culprit] = Probed(error=ending)
             del waiting[culprit]
-    return outcomes
+    return results
 
 
 def requirements() -> dict[str, Requirement]:
-    """The ranges of pyproject.toml, as the installed package states them, by package name; empty if not installed."""
+    """Return the ranges of pyproject.toml as the installed package states them, by name; empty if not installed."""
     try:
         stated = importlib.metadata.requires("nni-plugins") or []
     except importlib.metadata.PackageNotFoundError:
@@ -157,7 +157,7 @@ def requirements() -> dict[str, Requirement]:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The installed version of ``distribution``; None if it is not installed."""
+    """Return the installed version of ``distribution``; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -165,14 +165,14 @@ def installed_version(distribution: str) -> str | None:
 
 
 def _install(*what: str | Requirement, options: tuple[str, ...] = ()) -> str:
-    """The command that installs ``what`` anew and touches nothing else that fits."""
+    """Return the command that installs ``what`` anew and touches nothing else that fits."""
     uv = "uv" if shutil.which("uv") else ".uv/bin/uv"  # where `make` puts it on a machine without one
     anew = [f"--reinstall-package={Requirement(str(one)).name}" for one in what]
     return shlex.join([uv, "pip", "install", "--python", sys.executable, *options, *anew, *map(str, what)])
 
 
 def check_python(version: tuple[int, int, int] = sys.version_info[:3]) -> Finding:
-    """Whether this Python is one that the package supports."""
+    """Check whether this Python is one that the package supports."""
     number = ".".join(map(str, version))
     try:
         supported = SpecifierSet(importlib.metadata.metadata("nni-plugins")["Requires-Python"])
@@ -180,32 +180,32 @@ def check_python(version: tuple[int, int, int] = sys.version_info[:3]) -> Findin
         return Finding("Python", False, f"nni-plugins is not installed in {sys.executable}", "make .venv/.installed")
     if number in supported:
         return Finding("Python", True, f"{number}, {sys.executable}")
-    mend = "rm -rf .venv && make .venv/.installed PYTHON=3.11"
-    return Finding("Python", False, f"{number}, but {supported} is needed", mend)
+    fix = "rm -rf .venv && make .venv/.installed PYTHON=3.11"
+    return Finding("Python", False, f"{number}, but {supported} is needed", fix)
 
 
 def check_package(package: Package) -> Finding:
-    """Whether a package is there, in a version that is in range, and can be imported."""
+    """Check whether a package is there, in a version that is in range, and can be imported."""
     requirement, version = package.requirement, package.version
-    name, mend = requirement.name, _install(requirement)
+    name, fix = requirement.name, _install(requirement)
     if version is None:
-        return Finding(name, False, f"not installed, {requirement.specifier} is needed", mend)
+        return Finding(name, False, f"not installed, {requirement.specifier} is needed", fix)
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(name, False, f"{version}, but {requirement.specifier} is needed", mend)
-    if package.outcome.error:
-        return Finding(name, False, f"{version} cannot be used: {package.outcome.error}", mend)
+        return Finding(name, False, f"{version}, but {requirement.specifier} is needed", fix)
+    if package.probed.error:
+        return Finding(name, False, f"{version} cannot be used: {package.probed.error}", fix)
     return Finding(name, True, version)
 
 
 def check_setuptools(setuptools: Package) -> Finding:
-    """Whether setuptools still brings ``pkg_resources``, which nnictl and NNI's trial runner import."""
+    """Check whether setuptools still brings ``pkg_resources``, which nnictl and NNI's trial runner import."""
     finding = check_package(setuptools)
     detail = finding.detail + (", with pkg_resources" if finding.ok else " (nnictl imports its pkg_resources)")
     return replace(finding, detail=detail)
 
 
 def check_torch_pair(torch: Package, torchvision: Package) -> Finding:
-    """Whether torch and torchvision are in range and were built for each other: ``torchvision.ops.nms`` runs."""
+    """Check whether torch and torchvision are in range and were built for each other: ``torchvision.ops.nms`` runs."""
     findings = [check_package(torch), check_package(torchvision)]
     ok = all(finding.ok for finding in findings)
     detail = ", ".join(f"{finding.name} {finding.detail}" for finding in findings)
@@ -216,7 +216,7 @@ def check_torch_pair(torch: Package, torchvision: Package) -> Finding:
 
 
 def check_lightning(pytorch_lightning: Package, lightning: str | None) -> Finding:
-    """Whether ``pytorch_lightning`` works; ``lightning`` beside it is pointed out, for NNI refuses its objects."""
+    """Check whether ``pytorch_lightning`` works; point out ``lightning`` beside it, whose objects NNI refuses."""
     finding = check_package(pytorch_lightning)
     if not finding.ok or lightning is None:
         return finding
@@ -224,7 +224,7 @@ def check_lightning(pytorch_lightning: Package, lightning: str | None) -> Findin
 
 
 def bundled_node() -> Path | None:
-    """The node binary inside NNI's wheel, which serves the web UI; None if NNI is missing."""
+    """Return the node binary inside NNI's wheel, which serves the web UI; None if NNI is missing."""
     found = importlib.util.find_spec("nni_node")
     if found is None or not found.submodule_search_locations:
         return None
@@ -232,21 +232,21 @@ def bundled_node() -> Path | None:
 
 
 def check_node(node: Path | None) -> Finding:
-    """Whether the node binary that NNI's manager runs on starts on this machine."""
-    name, mend = "NNI's node", _install("nni==3.0")
+    """Check whether the node binary that NNI's manager runs on starts on this machine."""
+    name, fix = "NNI's node", _install("nni==3.0")
     if node is None:
-        return Finding(name, False, "NNI is not installed", mend)
+        return Finding(name, False, "NNI is not installed", fix)
     try:
         process = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        return Finding(name, False, f"{node} does not start: {problem}", mend)
+        return Finding(name, False, f"{node} does not start: {problem}", fix)
     if process.returncode:
-        return Finding(name, False, f"{node} fails: {process.stderr.strip() or process.returncode}", mend)
+        return Finding(name, False, f"{node} fails: {process.stderr.strip() or process.returncode}", fix)
     return Finding(name, True, process.stdout.strip())
 
 
 def check_nnictl(search_path: str | None = None, programs: Path = Path(sys.executable).parent) -> Finding:
-    """Whether ``nnictl`` is there and the shell finds this environment's, not another one's.
+    """Check whether ``nnictl`` is there and the shell finds this environment's, not another one's.
 
     Parameters
     ----------
@@ -264,21 +264,21 @@ def check_nnictl(search_path: str | None = None, programs: Path = Path(sys.execu
         detail = f"{own} was installed for {interpreter}, which is gone: has the environment been moved?"
         return Finding(name, False, detail, _install("nni==3.0"))
     # The trials' own command, `python -m nni_plugins.trial`, is looked for along the same path.
-    mend = f'export PATH={shlex.quote(str(programs))}:"$PATH"'
+    fix = f'export PATH={shlex.quote(str(programs))}:"$PATH"'
     first = shutil.which("nnictl", path=search_path)
     if first is None or os.path.samefile(first, own):
-        return Finding(name, True, str(own) if first else f"{own}; before calling it outside make: {mend}")
-    return Finding(name, False, f"the shell finds {first} of another environment before {own}", mend)
+        return Finding(name, True, str(own) if first else f"{own}; before calling it outside make: {fix}")
+    return Finding(name, False, f"the shell finds {first} of another environment before {own}", fix)
 
 
 def check_port(port: int = NNICTL_PORT) -> Finding:
-    """Whether ``nnictl create`` can serve the web UI at ``port`` of this machine."""
+    """Check whether ``nnictl create`` can serve the web UI at ``port`` of this machine."""
     name = f"port {port}"
     if _is_free(port):
         return Finding(name, True, "free")
     other = next((number for number in range(port + 1, 65536) if _is_free(number)), None)
-    mend = f"nnictl create --config examples/bnas_v2.yml --port {other}"
-    return Finding(name, False, f"taken by {_listener(port)}; stop that, or choose another port", mend)
+    fix = f"nnictl create --config examples/bnas_v2.yml --port {other}"
+    return Finding(name, False, f"taken by {_listener(port)}; stop that, or choose another port", fix)
 
 
 def _is_free(port: int) -> bool:
@@ -300,7 +300,7 @@ def _listener(port: int) -> str:
 
 
 def check_page() -> Finding:
-    """Whether the managers that run now are closed to other machines; NNI's own listens to all, without a login."""
+    """Check whether running managers are closed to other machines; NNI's own listens to all, without a login."""
     name = "NNI's page"
     listening = {name: _listening_addresses(manager.pid) for manager, name in managers()}
     opened = [
@@ -322,7 +322,7 @@ def _listening_addresses(pid: int) -> list[str]:
 
 
 def check_leftovers() -> Finding:
-    """Whether killed managers have left tuners or trials running, which disturb the experiment when it is resumed."""
+    """Check whether killed managers have left tuners or trials running, which disturb a resumed experiment."""
     name, leftovers = "leftovers", find_leftovers()
     if not leftovers:
         return Finding(name, True, "none")
@@ -330,7 +330,7 @@ def check_leftovers() -> Finding:
 
 
 def gpus_as_nni_sees_them() -> Mapping[str, Any]:
-    """What the script says that NNI's manager runs to learn of the GPUs."""
+    """Return what the script says that NNI's manager runs to learn of the GPUs."""
     command = [sys.executable, "-W", "ignore", "-m", "nni.tools.nni_manager_scripts.collect_gpu_info", "--detail"]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
@@ -340,8 +340,8 @@ def gpus_as_nni_sees_them() -> Mapping[str, Any]:
     return dict(facts)
 
 
-def check_gpus(nni: Mapping[str, Any], torch: Outcome, visible_devices: str | None = None) -> Finding:
-    """Whether NNI, which hands out the GPUs, and torch, which computes on them, see the same ones.
+def check_gpus(nni: Mapping[str, Any], torch: Probed, visible_devices: str | None = None) -> Finding:
+    """Check whether NNI, which hands out the GPUs, and torch, which computes on them, see the same ones.
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ def _torch_ranges() -> list[str]:
 
 
 def check_experiment_folder(folder: Path | None = None) -> Finding:
-    """Whether NNI can write to its folder, by default ``~/nni-experiments``; nothing is left behind there."""
+    """Check whether NNI can write to its folder, by default ``~/nni-experiments``; nothing is left behind there."""
     folder = Path.home() / "nni-experiments" if folder is None else folder
     name = "experiment folder"
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -386,8 +386,8 @@ def check_experiment_folder(folder: Path | None = None) -> Finding:
             return Finding(name, True, str(folder))
     except OSError as problem:
         place = shlex.quote(str(existing))
-        mend = f'sudo chown "$USER" {place}' if existing.is_dir() else f"mv {place} {place}.old"
-        return Finding(name, False, f"{folder} cannot be written: {problem.strerror}", mend)
+        fix = f'sudo chown "$USER" {place}' if existing.is_dir() else f"mv {place} {place}.old"
+        return Finding(name, False, f"{folder} cannot be written: {problem.strerror}", fix)
 
 
 def diagnose(port: int = NNICTL_PORT) -> list[Finding]:
@@ -408,11 +408,11 @@ def diagnose(port: int = NNICTL_PORT) -> list[Finding]:
         return [check_python()]
     with ThreadPoolExecutor() as pool:
         asking_nni = pool.submit(gpus_as_nni_sees_them)
-        outcomes = probe(PROBES)
+        results = probe(PROBES)
         nni_gpus = asking_nni.result()
 
     def package(name: str, module: str) -> Package:
-        return Package(ranges[name], installed_version(name), outcomes[module])
+        return Package(ranges[name], installed_version(name), results[module])
 
     return [
         check_python(),
@@ -425,13 +425,13 @@ def diagnose(port: int = NNICTL_PORT) -> list[Finding]:
         check_port(port),
         check_page(),
         check_leftovers(),
-        check_gpus(nni_gpus, outcomes["cuda"], os.environ.get("CUDA_VISIBLE_DEVICES")),
+        check_gpus(nni_gpus, results["cuda"], os.environ.get("CUDA_VISIBLE_DEVICES")),
         check_experiment_folder(),
     ]
 
 
 def main(port: int = NNICTL_PORT) -> int:
-    """Print what :func:`diagnose` finds, and below it the command that mends each failure.
+    """Print what :func:`diagnose` finds, and below it the command that fixes each failure.
 
     Returns
     -------
@@ -452,8 +452,8 @@ def main(port: int = NNICTL_PORT) -> int:
     if not failures:
         console.print("All is well.")
         return 0
-    console.print("To mend:")
+    console.print("To fix:")
     for finding in failures:
         # Whole on one line, however narrow the terminal, so that it can be copied.
-        console.print(f"  {finding.mend}  # {finding.name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {finding.fix}  # {finding.name}", markup=False, highlight=False, soft_wrap=True)
     return 1

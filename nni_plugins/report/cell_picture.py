@@ -84,7 +84,7 @@ class CellLayout:
 
 
 def operation_family(operation: str) -> str:
-    """The family of an operation, which decides its colour and its place in the legend."""
+    """Return the family of an operation, which decides its colour and its place in the legend."""
     if operation.startswith("sep_conv"):
         return "separable convolution"
     if operation.startswith("dil_conv"):
@@ -161,7 +161,7 @@ def layout_cell(nodes: Sequence[Node], num_inputs: int, *, concatenate: bool = T
 
 
 def _order(node: Node, sources: Sequence[Box], circle: Box) -> list[int]:
-    """A node's connections from top to bottom, such that the curves into it cross each other as little as may be."""
+    """Order a node's connections from top to bottom, so that the curves into it cross as little as possible."""
 
     def key(at: int) -> tuple[int, float, float, int]:
         source = sources[node[at][1]]
@@ -173,7 +173,7 @@ def _order(node: Node, sources: Sequence[Box], circle: Box) -> list[int]:
 
 
 def _rows(nodes: Sequence[Node], heights: list[int], inputs: list[float]) -> list[float]:
-    """Top of every node's row, in the order that makes the curves shortest (up to 6 nodes; else as numbered)."""
+    """Return the top of every node's row, in the order of shortest curves (up to 6 nodes; else as numbered)."""
     spare = max(0.0, len(inputs) * (_INPUT_HEIGHT + _ROW_GAP) - sum(heights) - _ROW_GAP * len(nodes))
 
     def tops_of(order: Sequence[int]) -> list[float]:
@@ -257,7 +257,7 @@ def draw_cells(genotype: Genotype, path: str | Path | None = None, title: str | 
 
 
 def _cell(nodes: Sequence[Node], num_inputs: int, layout: CellLayout) -> list[str]:
-    """Curves first, so that boxes and nodes lie on top of them."""
+    """Draw curves first, so that boxes and nodes lie on top of them."""
     curves, shapes = [], []
     for index in range(num_inputs):
         shapes += _input(index, num_inputs, layout.sources[index])
@@ -324,13 +324,13 @@ def _legend(families: Sequence[str], top: float) -> list[str]:
 
 
 def _bend(x0: float, y0: float, x1: float, y1: float) -> str:
-    """A smooth curve that leaves and arrives horizontally."""
+    """Return the path of a smooth curve that leaves and arrives horizontally."""
     half = _number((x0 + x1) / 2)
     return f"M {_number(x0)} {_number(y0)} C {half} {_number(y0)} {half} {_number(y1)} {_number(x1)} {_number(y1)}"
 
 
 def _arrow(x: float, y: float, fill: str) -> str:
-    """A small head whose tip is at (x, y)."""
+    """Draw a small arrow head whose tip is at (x, y)."""
     back = _number(x - 7)
     points = f"{_number(x)},{_number(y)} {back},{_number(y - 4)} {back},{_number(y + 4)}"
     return f'<polygon points="{points}" fill="{fill}"/>'
@@ -355,7 +355,7 @@ def _text(
     css: str = "",
     markup: bool = False,
 ) -> str:
-    """Text whose vertical middle is at ``y``; ``markup`` is put in as it is."""
+    """Draw text whose vertical middle is at ``y``; ``markup`` is put in as it is."""
     kind = f' class="{css}"' if css else ""
     baseline = _number(y + 0.35 * size)
     content = text if markup else escape(text)
@@ -366,5 +366,5 @@ def _text(
 
 
 def _number(value: float) -> str:
-    """At most one decimal, so that rounding cannot make two pictures differ."""
+    """Write at most one decimal, so that rounding cannot make two pictures differ."""
     return f"{value:.1f}".removesuffix(".0")

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from nni_plugins.report.cell_picture import FAMILIES, operation_family
-from nni_plugins.report.collapse import SKIP, SKIPS_TO_WARN_AT, picked_operations
+from nni_plugins.report.collapse import SKIP, picked_operations, skips_to_warn_at
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces.genotype import Genotype
 from search_spaces.operation_names import DARTS_OPERATIONS
@@ -80,7 +80,7 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
 
 
 def _edges(genotypes: Sequence[Genotype], kind: str) -> list[tuple[int, int]]:
-    """Every edge of a cell as (source, target), target by target."""
+    """Return every edge of a cell as (source, target), target by target."""
     first = genotypes[0].num_inputs
     targets = range(first, first + len(genotypes[0].cells[kind]))
     return [(source, target) for target in targets for source in range(target)]
@@ -107,12 +107,13 @@ def _draw_cells(
 
 
 def _draw_skips(axes: Axes, genotypes: Sequence[Genotype], kind: str, *, warns: bool) -> None:
-    skips = [picked_operations(genotype)[kind].count(SKIP) for genotype in genotypes]
-    line = FAMILIES[operation_family(SKIP)][1]
-    axes.step(range(1, len(skips) + 1), skips, where="mid", color=line)
+    picks = [picked_operations(genotype)[kind] for genotype in genotypes]
+    skips, too_many = [names.count(SKIP) for names in picks], [skips_to_warn_at(len(names)) for names in picks]
+    edges = [epoch + 0.5 for epoch in range(len(picks) + 1)]
+    axes.stairs(skips, edges, baseline=None, color=FAMILIES[operation_family(SKIP)][1], linewidth=1.5)
     if warns:
-        axes.axhline(SKIPS_TO_WARN_AT, color="#8a8a8a", linestyle="--", linewidth=0.8)
-    axes.set_ylim(-0.2, max(*skips, SKIPS_TO_WARN_AT) + 0.8)
+        axes.stairs(too_many, edges, baseline=None, color="#8a8a8a", linestyle="--", linewidth=0.8)
+    axes.set_ylim(-0.2, max(*skips, *too_many) + 0.8)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("skips")
     axes.spines[["top", "right"]].set_visible(False)
@@ -127,7 +128,7 @@ def _number(operation: str) -> int:
 
 
 def _colours(operations: list[str]) -> dict[str, str]:
-    """The line colour of an operation's family; the members of a family are ever paler."""
+    """Return a colour for every operation: the line colour of its family, ever paler within the family."""
     colours = {}
     for family, (fill, line) in FAMILIES.items():
         members = [operation for operation in operations if operation_family(operation) == family]

@@ -13,11 +13,11 @@ import pytest
 from packaging.requirements import Requirement
 
 from nni_plugins.experiment import doctor, leftovers, nnictl
-from nni_plugins.experiment.doctor import Finding, Outcome, Package
+from nni_plugins.experiment.doctor import Finding, Probed, Package
 
 
 def package(name: str, version: str | None, error: str = "") -> Package:
-    return Package(doctor.requirements()[name], version, Outcome(error=error))
+    return Package(doctor.requirements()[name], version, Probed(error=error))
 
 
 def program(path: Path, text: str) -> Path:
@@ -37,25 +37,25 @@ def taken_port(request: pytest.FixtureRequest) -> Iterator[int]:
 
 class TestProbe:
     def test_values_and_errors(self) -> None:
-        outcomes = doctor.probe({"value": "value = [1, None]", "error": "1 / 0", "exit": "raise SystemExit(3)"})
-        assert outcomes == {
-            "value": Outcome([1, None]),
-            "error": Outcome(error="ZeroDivisionError: division by zero"),
-            "exit": Outcome(error="SystemExit: 3"),
+        results = doctor.probe({"value": "value = [1, None]", "error": "1 / 0", "exit": "raise SystemExit(3)"})
+        assert results == {
+            "value": Probed([1, None]),
+            "error": Probed(error="ZeroDivisionError: division by zero"),
+            "exit": Probed(error="SystemExit: 3"),
         }
 
     def test_printing_code_does_not_disturb(self) -> None:
-        assert doctor.probe({"loud": "print('[]', end=''); value = 1"}) == {"loud": Outcome(1)}
+        assert doctor.probe({"loud": "print('[]', end=''); value = 1"}) == {"loud": Probed(1)}
 
     def test_code_after_a_crash_still_runs(self) -> None:
-        outcomes = doctor.probe({"crash": "import os; os.kill(os.getpid(), 11)", "after": "value = 5"})
-        assert outcomes["crash"].error == "it ended the Python process with status -11"
-        assert outcomes["after"] == Outcome(5)
+        results = doctor.probe({"crash": "import os; os.kill(os.getpid(), 11)", "after": "value = 5"})
+        assert results["crash"].error == "it ended the Python process with status -11"
+        assert results["after"] == Probed(5)
 
     def test_code_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "_TIMEOUT", 1)
-        outcomes = doctor.probe({"before": "value = 4", "hangs": "import time; time.sleep(60)"})
-        assert outcomes == {"before": Outcome(4), "hangs": Outcome(error="it took longer than 1 seconds")}
+        results = doctor.probe({"before": "value = 4", "hangs": "import time; time.sleep(60)"})
+        assert results == {"before": Probed(4), "hangs": Probed(error="it took longer than 1 seconds")}
 
     @pytest.mark.parametrize("module", ["pkg_resources", "torchvision", "pytorch_lightning", "onnxscript"])
     def test_broken_module_on_the_path(self, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ class TestPython:
         finding = doctor.check_python(version)
         assert not finding.ok
         assert "<3.13,>=3.10 is needed" in finding.detail
-        assert "PYTHON=3.11" in finding.mend
+        assert "PYTHON=3.11" in finding.fix
 
     @pytest.mark.parametrize("version", [(3, 10, 0), (3, 12, 11)])
     def test_in_range(self, version: tuple[int, int, int]) -> None:
@@ -85,7 +85,7 @@ class TestPython:
         (finding,) = doctor.diagnose()
         assert not finding.ok
         assert "not installed" in finding.detail
-        assert finding.mend == "make .venv/.installed"
+        assert finding.fix == "make .venv/.installed"
 
 
 class TestPackages:
@@ -112,7 +112,7 @@ class TestPackages:
     def test_out_of_order(self, version: str | None, error: str, detail: str) -> None:
         finding = doctor.check_package(package("onnxscript", version, error))
         assert (finding.ok, finding.detail) == (False, detail)
-        words = shlex.split(finding.mend)
+        words = shlex.split(finding.fix)
         assert words[1:5] == ["pip", "install", "--python", sys.executable]
         assert words[5:] == ["--reinstall-package=onnxscript", "onnxscript<0.8,>=0.7"]
 
@@ -120,17 +120,17 @@ class TestPackages:
         finding = doctor.check_setuptools(package("setuptools", "82.0.0", "ModuleNotFoundError"))
         assert not finding.ok
         assert finding.detail == "82.0.0, but <81,>=77 is needed (nnictl imports its pkg_resources)"
-        assert "setuptools<81" in finding.mend
+        assert "setuptools<81" in finding.fix
         assert doctor.check_setuptools(package("setuptools", "80.9.0")).ok
 
-    def test_torch_and_torchvision_are_mended_together(self) -> None:
+    def test_torch_and_torchvision_are_fixed_together(self) -> None:
         torch = package("torch", "2.13.0")
         assert doctor.check_torch_pair(torch, package("torchvision", "0.28.0")).ok
         broken = package("torchvision", "0.28.0", "RuntimeError: operator torchvision::nms does not exist")
         finding = doctor.check_torch_pair(torch, broken)
         assert not finding.ok
         assert "torchvision::nms does not exist" in finding.detail
-        assert {"torch<2.14,>=2.11", "torchvision<0.29,>=0.26"} <= set(shlex.split(finding.mend))
+        assert {"torch<2.14,>=2.11", "torchvision<0.29,>=0.26"} <= set(shlex.split(finding.fix))
 
     def test_lightning_beside_pytorch_lightning_is_named(self) -> None:
         alone = doctor.check_lightning(package("pytorch-lightning", "2.6.6"), None)
@@ -150,7 +150,7 @@ class TestNode:
     def test_without_nni(self) -> None:
         finding = doctor.check_node(None)
         assert not finding.ok
-        assert finding.mend.endswith("nni==3.0")
+        assert finding.fix.endswith("nni==3.0")
 
     def test_not_executable(self, tmp_path: Path) -> None:
         node = tmp_path / "node"
@@ -189,7 +189,7 @@ class TestNnictl:
         finding = doctor.check_nnictl(search_path, tmp_path / "own")
         assert not finding.ok
         assert str(other) in finding.detail
-        shell = ["/bin/sh", "-c", f"{finding.mend}; command -v nnictl"]
+        shell = ["/bin/sh", "-c", f"{finding.fix}; command -v nnictl"]
         found = subprocess.run(shell, env={"PATH": search_path}, capture_output=True, text=True, check=True)
         assert found.stdout.strip() == str(tmp_path / "own/nnictl")
 
@@ -199,7 +199,7 @@ class TestPort:
         finding = doctor.check_port(taken_port)
         assert not finding.ok
         assert f"process {os.getpid()} " in finding.detail
-        assert doctor.check_port(int(finding.mend.rpartition("--port ")[2])).ok
+        assert doctor.check_port(int(finding.fix.rpartition("--port ")[2])).ok
 
     def test_free(self) -> None:
         with socket.socket() as listener:
@@ -215,31 +215,31 @@ NO_GPU = {"success": False, "failures": ["init: NVML Shared Library Not Found"]}
 
 class TestGpus:
     def test_none_is_fine(self) -> None:
-        assert doctor.check_gpus(NO_GPU, Outcome([0, None])) == Finding("GPUs", True, "none; searches run on the CPU")
+        assert doctor.check_gpus(NO_GPU, Probed([0, None])) == Finding("GPUs", True, "none; searches run on the CPU")
 
     def test_seen_by_both(self) -> None:
-        assert doctor.check_gpus(ONE_GPU, Outcome([1, "13.0"])) == Finding("GPUs", True, "1: H100")
+        assert doctor.check_gpus(ONE_GPU, Probed([1, "13.0"])) == Finding("GPUs", True, "1: H100")
 
     def test_torch_for_the_cpu(self) -> None:
-        finding = doctor.check_gpus(ONE_GPU, Outcome([0, None]))
+        finding = doctor.check_gpus(ONE_GPU, Probed([0, None]))
         assert finding.detail == "NNI sees 1, torch can use 0: it is a build for the CPU, the driver is 570.1"
-        assert "--torch-backend=auto" in finding.mend
+        assert "--torch-backend=auto" in finding.fix
 
     def test_driver_older_than_torch(self) -> None:
-        finding = doctor.check_gpus(ONE_GPU, Outcome([0, "13.0"]))
+        finding = doctor.check_gpus(ONE_GPU, Probed([0, "13.0"]))
         assert not finding.ok
         assert "built for CUDA 13.0, the driver is 570.1" in finding.detail
 
     def test_hidden_from_torch(self) -> None:
-        assert doctor.check_gpus(ONE_GPU, Outcome([0, "13.0"]), "").mend == "unset CUDA_VISIBLE_DEVICES"
+        assert doctor.check_gpus(ONE_GPU, Probed([0, "13.0"]), "").fix == "unset CUDA_VISIBLE_DEVICES"
 
     def test_hidden_from_nni(self) -> None:
-        finding = doctor.check_gpus(NO_GPU, Outcome([1, "13.0"]))
+        finding = doctor.check_gpus(NO_GPU, Probed([1, "13.0"]))
         assert "NVML Shared Library Not Found" in finding.detail
-        assert finding.mend.endswith("nvidia-ml-py")
+        assert finding.fix.endswith("nvidia-ml-py")
 
     def test_torch_is_broken(self) -> None:
-        finding = doctor.check_gpus(ONE_GPU, Outcome(error="ImportError: libcudart"))
+        finding = doctor.check_gpus(ONE_GPU, Probed(error="ImportError: libcudart"))
         assert not finding.ok
         assert "libcudart" in finding.detail
 
@@ -255,7 +255,7 @@ class TestExperimentFolder:
         finding = doctor.check_experiment_folder(folder)
         assert not finding.ok
         assert "Not a directory" in finding.detail
-        subprocess.run(["sh", "-c", finding.mend], check=True)
+        subprocess.run(["sh", "-c", finding.fix], check=True)
         assert doctor.check_experiment_folder(folder).ok
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -263,7 +263,7 @@ class TestExperimentFolder:
         tmp_path.chmod(0o500)
         finding = doctor.check_experiment_folder(tmp_path / "nni-experiments")
         assert not finding.ok
-        assert finding.mend == f'sudo chown "$USER" {tmp_path}'
+        assert finding.fix == f'sudo chown "$USER" {tmp_path}'
 
 
 class TestPage:
@@ -284,7 +284,7 @@ class TestPage:
     def test_a_manager_that_is_open_to_other_machines_is_named(self, manager: None) -> None:
         finding = doctor.check_page()
         assert not finding.ok and "abc123" in finding.detail
-        stop, close, resume = re.split(r"; (?=export |nnictl resume)", finding.mend)
+        stop, close, resume = re.split(r"; (?=export |nnictl resume)", finding.fix)
         assert "nnictl stop abc123" in stop and "closed_manager.js" in close and "nnictl resume abc123" in resume
 
     @pytest.mark.parametrize("manager", ["127.0.0.1"], indirect=True)
@@ -297,7 +297,7 @@ class TestLeftovers:
         variables = {**os.environ, "NNI_PLATFORM": "local", "NNI_EXP_ID": "abc123", "NNI_TRIAL_JOB_ID": "t1"}
         with subprocess.Popen(["cat"], env=variables, stdin=subprocess.PIPE) as orphan:
             finding = doctor.check_leftovers()
-            assert not finding.ok and finding.mend == "nni-plugins leftovers"
+            assert not finding.ok and finding.fix == "nni-plugins leftovers"
             assert f"trial t1 of experiment abc123 (process {orphan.pid})" in finding.detail
             assert leftovers.main("abc123", yes=True) == 0
             assert orphan.poll() is not None
@@ -325,9 +325,9 @@ def test_main_prints_the_command_for_what_fails_and_says_so_in_its_exit_status(
         assert doctor.main(port) == 1
     printed = capsys.readouterr().out
     assert "FAILS" in printed
-    mends = printed.partition("To mend:")[2].strip().splitlines()
-    assert len(mends) == printed.count("FAILS")
-    assert any(line.strip().startswith("nnictl create") and line.endswith(f"# port {port}") for line in mends)
+    fixes = printed.partition("To fix:")[2].strip().splitlines()
+    assert len(fixes) == printed.count("FAILS")
+    assert any(line.strip().startswith("nnictl create") and line.endswith(f"# port {port}") for line in fixes)
 
 
 def test_main_is_content_when_every_check_is(

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from nni_plugins.report.collapse import mean_entropy, mean_gap, signs, skip_warning, stop_epoch, to_metrics
-from search_spaces import Genotype, from_architecture_string, published
+from nni_plugins.report.collapse import (
+    mean_entropy,
+    mean_gap,
+    signs,
+    skip_warning,
+    skips_to_warn_at,
+    stop_epoch,
+    to_metrics,
+)
+from search_spaces import Genotype, from_architecture_string, published, space_spec
 
 
 def darts(*operations: str) -> Genotype:
@@ -66,6 +74,36 @@ def test_warning_looks_at_each_spaces_first_cell() -> None:
     all_skip = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
     assert (skip_warning(from_architecture_string(all_skip)) or "").startswith("6 of 6 connections of the cell are")
     assert skip_warning(Genotype("my_module:space", {})) is None
+
+
+def free(skips: int, convolutions: int) -> Genotype:
+    """A genotype of any number of connections, whose normal cell has so many of each, all into its first node."""
+    crowd: Any = [(("sep_conv_3x3", 0),)] * 3
+    first: Any = [("skip_connect", 0)] * min(skips, 1) + [("skip_connect", 1)] * (skips - 1)
+    names = ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3"]
+    others = [(name, source) for name in names for source in (0, 1)][: convolutions - 3]
+    return Genotype("darts_any", {"normal": [(*first, *others), *crowd], "reduce": [(("sep_conv_3x3", 0),)] * 4})
+
+
+@pytest.mark.parametrize(("connections", "skips"), [(1, 2), (4, 2), (6, 2), (8, 2), (9, 3), (12, 3), (13, 4), (98, 25)])
+def test_a_quarter_of_the_connections_is_too_many_skips(connections: int, skips: int) -> None:
+    assert skips_to_warn_at(connections) == skips
+
+
+@pytest.mark.parametrize(("convolutions", "warns"), [(4, True), (6, True), (7, False), (13, False)])
+def test_warning_for_a_free_topology_goes_by_the_share_of_skips(convolutions: int, warns: bool) -> None:
+    sentence = skip_warning(free(2, convolutions))
+    assert (sentence is not None) == warns
+    if sentence:
+        assert sentence.startswith(f"2 of {2 + convolutions} connections of the normal cell are skip connections")
+
+
+def test_every_connection_of_a_free_topology_is_no_collapse() -> None:
+    graph = space_spec("darts_any").layout["normal"]
+    everything: Any = [
+        [(operation, source) for source in range(target) for operation in graph.operations] for target in graph.targets
+    ]
+    assert skip_warning(Genotype("darts_any", {"normal": everything, "reduce": everything})) is None
 
 
 def evaluations(values: list[float], first: int = 0, step: int = 1) -> dict[int, float]:
