@@ -148,7 +148,8 @@ class MethodSpec:
     spaces
         The spaces that its paper searches, by name; others are allowed.
     quick
-        Fields of the search recipe that small images such as digits need set otherwise.
+        What small images such as digits need set otherwise, by the names that ``--set`` takes: fields of the search
+        recipe, settings of the strategy.
     """
 
     name: str

@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nni_plugins.report.cell_picture import FAMILIES, operation_family
 from nni_plugins.report.collapse import SKIP, picked_operations, skips_to_warn_at
+from nni_plugins.report.operation_family import FAMILIES, in_order, operation_family
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces.genotype import Genotype
-from search_spaces.operation_names import DARTS_OPERATIONS
 
 _WIDTH = 9.0
 _ROW_HEIGHT = 0.2
@@ -55,7 +54,7 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
     if spaces := {genotype.space for genotype in genotypes} - {genotypes[0].space}:
         raise ValueError(f"A history is that of one space, got {genotypes[0].space} and {', '.join(sorted(spaces))}.")
     picks = [names for genotype in genotypes for names in picked_operations(genotype).values()]
-    operations = _in_order({name for names in picks for name in names})
+    operations = in_order(name for names in picks for name in names)
     colours = _colours(operations)
     kinds = list(genotypes[0].cells)
     edges = {kind: _edges(genotypes, kind) for kind in kinds}
@@ -117,14 +116,6 @@ def _draw_skips(axes: Axes, genotypes: Sequence[Genotype], kind: str, *, warns: 
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("skips")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _in_order(operations: set[str]) -> list[str]:
-    return sorted(operations, key=lambda name: (list(FAMILIES).index(operation_family(name)), _number(name), name))
-
-
-def _number(operation: str) -> int:
-    return DARTS_OPERATIONS.index(operation) if operation in DARTS_OPERATIONS else len(DARTS_OPERATIONS)
 
 
 def _colours(operations: list[str]) -> dict[str, str]:

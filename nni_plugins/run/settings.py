@@ -86,11 +86,12 @@ class Settings:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}.")
         method = method_spec(strategy)
-        sections = published(method, space, quick=data == "digits")
+        quick = data == "digits"
+        sections = published(method, space, quick=quick)
         choices: dict[str, Any] = {}
         of_the_strategy = method.strategy.setting_names()
         of_the_search = [name for name in SearchRecipe.names() if name not in method.strategy.unused_settings]
-        for name, text in (overrides or {}).items():
+        for name, text in {**(method.quick if quick else {}), **(overrides or {})}.items():
             section, _, rest = name.partition(".")
             if rest and section in SECTIONS[1:]:
                 sections[section][rest] = parse_value(text)
@@ -166,7 +167,7 @@ def published(method: MethodSpec, space: str, *, quick: bool = False) -> dict[st
     Parameters
     ----------
     quick
-        With the quick settings of the embedded digits over it.
+        With the quick settings of the embedded digits over it, other than the method's own.
     """
     layers: list[Mapping[str, Mapping[str, Any]]] = [{"search": method.search}]
     known = space_spec(space) if space in space_names() else None
@@ -177,7 +178,6 @@ def published(method: MethodSpec, space: str, *, quick: bool = False) -> dict[st
         layers.append(QUICK)
         if known is not None:
             layers.append({"space": known.quick_search_sizes, "net": known.quick_evaluation_sizes})
-        layers.append({"search": method.quick})
     sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
     for layer in layers:
         for section, values in layer.items():

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from nni_plugins.experiment import doctor, leftovers, nnictl
-from nni_plugins.experiment.doctor import Finding, Probed, Package
+from nni_plugins.experiment.doctor import Finding, Package, Probed
 
 
 def package(name: str, version: str | None, error: str = "") -> Package:
