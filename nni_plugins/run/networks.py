@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -21,7 +21,23 @@ IMAGENET_SIZE = 128
 """Images of at least this side get the ImageNet stem."""
 
 
-def shape_arguments(space: str, data: ImageSet) -> dict[str, Any]:
+class DataShape(Protocol):
+    """As much of a data set as a network needs to be built."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+
+
+def shape_arguments(space: str, data: DataShape) -> dict[str, Any]:
     """Return what the data asks of a network: classes, image channels and, for registered spaces, the stem."""
     arguments: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     if space in space_names():
@@ -69,7 +85,7 @@ def _own_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
     return space
 
 
-def build_space(settings: Settings, data: ImageSet) -> ModelSpace:
+def build_space(settings: Settings, data: DataShape) -> ModelSpace:
     """Return a fresh model space for ``data``.
 
     Raises
@@ -81,7 +97,7 @@ def build_space(settings: Settings, data: ImageSet) -> ModelSpace:
 
 
 def build_net(
-    genotype: Genotype, settings: Settings, data: ImageSet, sample: Mapping[str, Any] | None = None
+    genotype: Genotype, settings: Settings, data: DataShape, sample: Mapping[str, Any] | None = None
 ) -> nn.Module:
     """Return the evaluation network of ``genotype`` for ``data``, freshly initialised.
 
