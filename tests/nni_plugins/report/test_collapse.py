@@ -79,10 +79,12 @@ def test_warning_looks_at_each_spaces_first_cell() -> None:
 def free(skips: int, convolutions: int) -> Genotype:
     """A genotype of any number of connections, whose normal cell has so many of each, all into its first node."""
     crowd: Any = [(("sep_conv_3x3", 0),)] * 3
+    reduce: Any = [(("sep_conv_3x3", 0),)] * 4
     first: Any = [("skip_connect", 0)] * min(skips, 1) + [("skip_connect", 1)] * (skips - 1)
     names = ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3"]
     others = [(name, source) for name in names for source in (0, 1)][: convolutions - 3]
-    return Genotype("darts_any", {"normal": [(*first, *others), *crowd], "reduce": [(("sep_conv_3x3", 0),)] * 4})
+    normal: Any = [(*first, *others), *crowd]
+    return Genotype("darts_any", {"normal": normal, "reduce": reduce})
 
 
 @pytest.mark.parametrize(("connections", "skips"), [(1, 2), (4, 2), (6, 2), (8, 2), (9, 3), (12, 3), (13, 4), (98, 25)])

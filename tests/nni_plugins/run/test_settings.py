@@ -49,6 +49,19 @@ def test_warmup_keeps_the_papers_share_of_a_shorter_search() -> None:
     assert choices.warmup_epochs == 3
 
 
+def test_quick_settings_of_a_method_reach_recipe_and_strategy_on_digits_alone() -> None:
+    def rate(data: str, **overrides: Any) -> float:
+        settings = Settings.of(strategy="entrannas_dst", space="darts_any", data=data, overrides=overrides)
+        choices: Any = settings.make_strategy().choices
+        return choices.arch_learning_rate
+
+    assert rate("digits") == 0.2
+    assert rate("digits", arch_learning_rate="0.01") == 0.01
+    assert rate("cifar10") == 6e-4
+    assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 6
+    assert Settings.of(strategy="relative_nas", space="darts", data="cifar10").search.epochs == 50
+
+
 def test_settings_survive_json() -> None:
     settings = Settings.of(overrides={"arch_lr": "Confident(power=3)", "arch_gradient_clip_val": "none"})
     again = Settings.from_dict(json.loads(json.dumps(settings.to_dict())))
