@@ -91,7 +91,7 @@ def train(
     *,
     every_epoch: bool,
 ) -> tuple[list[Any], float]:
-    """Search, and what ``measure`` says of supernet and validation batches; with the seconds it took."""
+    """Search; return what ``measure`` says of supernet and validation batches, and the seconds it took."""
     pl.seed_everything(seed, verbose=False)
     supernet = strategy.mutate_model(space)
     loaders = search_loaders(data, batch_size=arguments.batch, seed=seed, device=DEVICE)
@@ -112,7 +112,7 @@ def train(
 
 
 def gaps(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
-    """Accuracies in percent and the gap between them."""
+    """Return accuracies in percent and the gap between them."""
     with_batch, with_running = (consistency(model, batches, running_statistics=running) for running in (False, True))
     return {
         "supernet": with_batch.supernet,
@@ -123,7 +123,7 @@ def gaps(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]])
 
 
 def one_shot_accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], sample: Any) -> float:
-    """Accuracy in percent of an architecture with the supernet's weights."""
+    """Return the accuracy in percent of an architecture with the supernet's weights."""
     correct = seen = 0
     with torch.no_grad(), evaluating(model), derived_subgraph(model, sample):
         for images, labels in batches:
@@ -133,7 +133,7 @@ def one_shot_accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, to
 
 
 def measure_gaps(data: ImageData, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Gaps of every contender, a list of epochs for every seed."""
+    """Measure the gaps of every contender, a list of epochs for every seed."""
     shape = dict(num_classes=data.num_classes, in_channels=data.in_channels)
     results: dict[str, Any] = {}
     for name, contender in CONTENDERS.items():
@@ -154,7 +154,7 @@ def measure_gaps(data: ImageData, arguments: argparse.Namespace) -> dict[str, An
 
 
 def measure_ranking(table: Table, data: ImageData, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One-shot and tabular accuracies of the same random cells, for every contender and seed."""
+    """Measure one-shot and tabular accuracies of the same random cells, for every contender and seed."""
     generator = np.random.default_rng(0)
     rows = generator.choice(len(table.rows), arguments.cells, replace=False)
     cells = [list(table.rows)[row] for row in rows]
@@ -179,12 +179,12 @@ def measure_ranking(table: Table, data: ImageData, arguments: argparse.Namespace
 
 
 def mean_of(runs: list[list[dict[str, float]]], key: str) -> np.ndarray:
-    """Mean over seeds, (epochs,)."""
+    """Return the mean over seeds, (epochs,)."""
     return np.array([[epoch[key] for epoch in run] for run in runs]).mean(0)
 
 
 def markdown(results: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """The figures as a page."""
+    """Return the figures as a page of Markdown."""
     images = "all" if arguments.images is None else arguments.images
     lines = [
         "# Consistency of supernets",
@@ -213,7 +213,7 @@ def markdown(results: dict[str, Any], arguments: argparse.Namespace) -> str:
 
 
 def picture(results: dict[str, Any], path: Path) -> None:
-    """Gap over epochs, and one-shot against tabular accuracy of the first seed."""
+    """Draw the gap over epochs, and one-shot against tabular accuracy of the first seed."""
     ranking: Any = results.get("ranking")
     figure, panels = plt.subplots(
         1, 1 + (len(RANKED) if ranking else 0), figsize=(15 if ranking else 6, 4.6), squeeze=False

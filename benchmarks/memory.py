@@ -20,12 +20,12 @@ class PeakMemory:
             self._before = _resident("VmRSS")
 
     def mb(self) -> float:
-        """MB at the peak so far, above those at the start."""
+        """Return the MB at the peak so far, above those at the start."""
         peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else _resident("VmHWM")
         return peak - self._before
 
 
 def _resident(field: str) -> float:
-    """A memory figure of this process in MB, from the kernel."""
+    """Return a memory figure of this process in MB, from the kernel."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) / 1024

@@ -77,10 +77,10 @@ class Table:
 
 
 def slow_fast_learning(table: Table, seed: int, **settings: Any) -> None:
-    """Our core, as the tuner and the strategy drive it."""
+    """Run our core, as the tuner and the strategy drive it."""
     encoding = search_space_encoding(SPACE)
     state = slow_fast.start(encoding.upper, seed=seed, **settings)
-    # With everybody re-evaluated a search never runs out of things to evaluate; the budget ends it.
+    # With all candidates re-evaluated, a search never runs out of things to evaluate; the budget ends it.
     while not table.spent and not slow_fast.exhausted(state):
         state, asked = slow_fast.ask(state, decode=encoding.decode)
         state = slow_fast.tell(state, [-table(encoding.sample(cell).values()) for cell in asked])
@@ -112,12 +112,12 @@ class TableSpace(ExecutableModelSpace):
 
 
 def strategy(table: Table, make: Callable[[], Strategy]) -> None:
-    """A multi-trial strategy of NNI in NNI's sequential engine."""
+    """Run a multi-trial strategy of NNI in NNI's sequential engine."""
     make()(TableSpace(table), SequentialExecutionEngine(max_model_count=BUDGETS[-1]))
 
 
 def tpe(table: Table, seed: int) -> None:
-    """NNI's TPE tuner with its own settings, one trial at a time."""
+    """Run NNI's TPE tuner with its own settings, one trial at a time."""
     tuner = TpeTuner(optimize_mode="maximize", seed=seed)
     tuner.update_search_space(SPACE)
     trial = 0
@@ -146,7 +146,7 @@ METHODS = (
     Method("Regularized evolution (NNI), its defaults", lambda t, s: strategy(t, lambda: RegularizedEvolution(seed=s))),
     Method("Slow-fast, N=20 (the paper's update)", slow_fast_learning),
     Method(
-        "Slow-fast, everybody re-evaluated, by evaluations",
+        "Slow-fast, all candidates re-evaluated, by evaluations",
         lambda t, s: slow_fast_learning(t, s, reevaluate=True),
         every_evaluation=True,
     ),
@@ -163,7 +163,7 @@ EVOLUTIONS = (METHODS[2].name, METHODS[3].name)
 
 
 def measure(path: Path, seeds: int) -> dict[str, Any]:
-    """Mean and standard error of the regret of every method, up to the last budget."""
+    """Measure mean and standard error of the regret of every method, up to the last budget."""
     data = np.load(path)
     cells = list(map(tuple, data["ops"].tolist()))
     results: dict[str, Any] = {}
@@ -193,7 +193,7 @@ def at(results: dict[str, Any], method: str, dataset: str, budget: int, key: str
 
 
 def markdown(results: dict[str, Any], seeds: int) -> str:
-    """The figures as a page."""
+    """Return the figures as a page of Markdown."""
     lines = [
         "# Regret on NAS-Bench-201",
         "",
@@ -221,7 +221,7 @@ def markdown(results: dict[str, Any], seeds: int) -> str:
 
 
 def comparison(results: dict[str, Any]) -> list[str]:
-    """Where the paper's update stands against random search and regularized evolution."""
+    """Say where the paper's update stands against random search and regularized evolution."""
     ours, chance = (np.array([at(results, name, d, 200) for d in DATASETS]) for name in (OURS, RANDOM))
     with np.errstate(divide="ignore"):
         ratios = chance / ours
@@ -244,7 +244,7 @@ def comparison(results: dict[str, Any]) -> list[str]:
 
 
 def picture(results: dict[str, Any], seeds: int, path: Path) -> None:
-    """Regret over cells, one panel per data set."""
+    """Draw the regret over cells, one panel per data set."""
     figure, panels = plt.subplots(1, 3, figsize=(15, 5.6), sharex=True)
     colours = [matplotlib.colormaps["tab10"](index) for index in range(10)]
     for panel, (dataset, title) in zip(panels, DATASETS.items(), strict=True):

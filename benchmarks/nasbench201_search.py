@@ -40,7 +40,7 @@ SKIP = "skip_connect"
 
 
 def make_strategy(name: str, arch_lr: float) -> Any:
-    """A strategy by its name in :data:`CONTENDERS`."""
+    """Return a strategy by its name in :data:`CONTENDERS`."""
     from nni.nas.strategy import DARTS as NNIDARTS
 
     from nni_plugins import RFDARTS, BatchNormOnly, Confident, FirstOrderDARTS
@@ -56,7 +56,7 @@ def make_strategy(name: str, arch_lr: float) -> Any:
 
 
 def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Search once; the architecture string of every epoch's cell, seconds and peak memory."""
+    """Search once; return the architecture string of every epoch's cell, seconds and peak memory."""
     import warnings
 
     warnings.simplefilter("ignore")
@@ -121,13 +121,13 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a search depends on."""
+    """Return what a search depends on."""
     names = ("data", "images", "size", "channels", "cells", "epochs", "batch", "lr", "arch_lr", "precision")
     return {name: getattr(arguments, name) for name in names}
 
 
 def run_all(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Every contender with every seed, ``workers`` at a time."""
+    """Run every contender with every seed, ``workers`` at a time."""
     settings = settings_of(arguments)
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     folder = arguments.output / "runs"
@@ -168,7 +168,7 @@ def mean_and_spread(values: list[float], digits: int = 2) -> str:
 
 
 def markdown(runs: dict[str, list[dict[str, Any]]], table: Any, arguments: argparse.Namespace) -> str:
-    """The figures as a page."""
+    """Return the figures as a page of Markdown."""
     any_run = next(iter(runs.values()))[0]
     images = "all" if arguments.images is None else arguments.images
     lines = [
@@ -201,7 +201,7 @@ def markdown(runs: dict[str, list[dict[str, Any]]], table: Any, arguments: argpa
 
 
 def picture(runs: dict[str, list[dict[str, Any]]], table: Any, path: Path) -> None:
-    """Accuracy and skips of the derived cell over epochs: mean and range of the seeds."""
+    """Draw accuracy and skips of the derived cell over epochs: mean and range of the seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -58,7 +58,7 @@ def make_strategy(name: str) -> Any:
 
 
 def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, Any]:
-    """Run ``steps`` steps after two of warm-up; medians and peak."""
+    """Run ``steps`` steps after two of warm-up; return medians and peak."""
     warnings.simplefilter("ignore")
     import nni.nas.strategy  # noqa: F401, I001  before nni.nas.oneshot, or NNI's own DARTS is left unusable
 
@@ -118,7 +118,7 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
 
 
 def derivation_seconds(supernet: Any) -> float | None:
-    """What working out the connections takes after every architecture step; None for NNI's own supernet."""
+    """Measure what deriving the connections takes after an architecture step; None for NNI's own supernet."""
     from nni_plugins.supernet.architecture import CellArchitecture
 
     architectures = [module for module in supernet.modules() if isinstance(module, CellArchitecture)]
@@ -141,7 +141,7 @@ def cpu_name() -> str:
 
 
 def compare(case: str, contenders: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every contender ``rounds`` times in turn; median of the medians, largest of the peaks."""
+    """Run every contender ``rounds`` times in turn; return the median of medians and the largest of peaks."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name in contenders:
@@ -162,7 +162,7 @@ def compare(case: str, contenders: list[str], arguments: argparse.Namespace) -> 
 
 
 def table(title: str, rows: list[dict[str, Any]], precision: str) -> str:
-    """Rows as Markdown, relative to the first."""
+    """Return the rows as Markdown, relative to the first."""
     base = rows[0]
     lines = [
         f"{title}; {precision}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",

@@ -29,7 +29,7 @@ def combinations(space: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_is_accepted_by_nni(path: Path) -> None:
     config = ExperimentConfig.load(path).canonical_copy()
-    assert config.max_trial_number, "without maxTrialNumber NNI goes on for ever"
+    assert config.max_trial_number, "without maxTrialNumber NNI never ends"
     assert Path(config.trial_code_directory) == ROOT
 
 
