@@ -82,7 +82,7 @@ def test_mean_losses_of_an_epoch() -> None:
     strategy = BNASD()
     module = search(strategy, mutated(strategy), Recorder(), steps=3)
     assert module.epoch_losses() == pytest.approx(
-        {"architecture_loss": sum(losses[0]) / 3, "weights_loss": sum(losses[1]) / 3}
+        {"architecture": sum(losses[0]) / 3, "weights": sum(losses[1]) / 3}
     )
     assert module.epoch_losses() == {}
 
