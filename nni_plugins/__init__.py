@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from nni_plugins.methods.bilevel.schedules import Confident, Constant
     from nni_plugins.methods.bilevel.strategy import BilevelSearch
     from nni_plugins.methods.bilevel.trainable import BatchNormOnly, Everything
-    from nni_plugins.methods.bnas_v2 import BNASD, BNASv2CLR, BNASv2PC
-    from nni_plugins.methods.darts import PCDARTS, RFDARTS, RFPCDARTS, FirstOrderDARTS, SecondOrderDARTS
-    from nni_plugins.methods.entrannas import EnTranNAS, EnTranNASDST
+    from nni_plugins.methods.bnas_v2.strategy import BNASD, BNASv2CLR, BNASv2PC
+    from nni_plugins.methods.darts.strategy import PCDARTS, RFDARTS, RFPCDARTS, FirstOrderDARTS, SecondOrderDARTS
+    from nni_plugins.methods.entrannas.strategy import EnTranNAS, EnTranNASDST
     from nni_plugins.methods.relative_nas.multi_trial import SlowFastEvolution
     from nni_plugins.methods.relative_nas.one_shot import RelativeNAS
     from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner

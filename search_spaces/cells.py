@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from nni.nas.nn.pytorch import Cell
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from .arguments import Accepts
 from .cell_graph import CellGraph, Edge
 from .free_cell import FreeCell
+from .operation_names import DARTS_OPERATIONS
 from .operations import factorized_reduce, make_operation, relu_conv_bn
 
 Stem = Literal["cifar", "imagenet"]
+Classes = Annotated[int, Accepts(at_least=2)]
+Count = Annotated[int, Accepts(at_least=1)]
+Width = Annotated[int, Accepts(at_least=2, even=True)]
+"""Channels of a node: reductions make each half of them of other pixels."""
+Probability = Annotated[float, Accepts(at_least=0, below=1)]
+
+
+def _operations(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"must be names of operations such as ('skip_connect', 'sep_conv_3x3'), got {names!r}.")
+    if unknown := [name for name in names if name not in DARTS_OPERATIONS]:
+        raise ValueError(f"must be among {', '.join(DARTS_OPERATIONS)}, got {unknown[0]!r}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"must name every operation once, got {tuple(names)!r}.")
+    return tuple(names)
+
+
+Operations = Annotated[
+    tuple[str, ...], Accepts(convert=_operations, example="names such as ('skip_connect', 'sep_conv_3x3')")
+]
+"""Candidates of every edge, in the order of alpha."""
 
 
 def make_stem(stem: Stem, in_channels: int, width: int) -> tuple[nn.Sequential, nn.Sequential | None]:

@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .arguments import check_arguments
 from .cell_graph import Layout
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ class SpaceSpec:
         """
         module, _, attribute = self.network.partition(":")
         return partial(getattr(importlib.import_module(module), attribute), **self.network_arguments)
+
+    def check_arguments(self, values: Mapping[str, Any], *, prefix: str = "") -> None:
+        """Refuse arguments by name that the network does not take, or bad values of them; this imports torch and NNI.
+
+        Parameters
+        ----------
+        prefix
+            How the caller writes their names, such as ``space.``; messages do the same.
+
+        Raises
+        ------
+        ValueError
+            With the argument, what is expected and what was given.
+        """
+        check_arguments(self.load_network(), values, prefix=prefix)
 
 
 def _frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:

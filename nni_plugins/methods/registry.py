@@ -1,6 +1,6 @@
 """Methods by name: those of this folder, those of other packages, and a class that the command line names.
 
-A module of this folder is a method's by having ``SPECS``, so that adding a method is adding a file. Another package
+A package of this folder is a method's by having ``SPECS``, so that adding a method is adding a folder. Another package
 offers :class:`~nni_plugins.methods.spec.MethodSpec` objects under the entry point group ``nni_plugins.methods``.
 """
 
@@ -21,6 +21,20 @@ GROUP = "nni_plugins.methods"
 
 
 @functools.cache
+def built_in_specs() -> Mapping[str, MethodSpec]:
+    """Return the methods of this folder by name; this imports neither torch nor NNI."""
+    package = importlib.import_module("nni_plugins.methods")
+    folders = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
+    return MappingProxyType(
+        {
+            spec.name: spec
+            for folder in folders
+            for spec in getattr(importlib.import_module(f"nni_plugins.methods.{folder}"), "SPECS", ())
+        }
+    )
+
+
+@functools.cache
 def method_specs() -> Mapping[str, MethodSpec]:
     """Return every registered method by its name.
 
@@ -29,12 +43,7 @@ def method_specs() -> Mapping[str, MethodSpec]:
     ValueError
         If an entry point of another package cannot be loaded, is no :class:`MethodSpec`, or takes a name twice.
     """
-    package = importlib.import_module("nni_plugins.methods")
-    modules = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    found: dict[str, MethodSpec] = {}
-    for name in modules:
-        for spec in getattr(importlib.import_module(f"nni_plugins.methods.{name}"), "SPECS", ()):
-            found[spec.name] = spec
+    found = dict(built_in_specs())
     for point in importlib.metadata.entry_points(group=GROUP):
         try:
             spec = point.load()
@@ -100,6 +109,6 @@ def public_names() -> dict[str, Any]:
     from nni_plugins.methods.relative_nas.multi_trial import SlowFastEvolution
     from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 
-    strategies = [spec.strategy for spec in method_specs().values()]
+    strategies = [spec.load_strategy() for spec in method_specs().values()]
     ours: tuple[type, ...] = (BilevelSearch, *strategies, RelativeNASTuner, SlowFastEvolution, *PARTS)
     return {each.__name__: each for each in ours if each.__module__.startswith("nni_plugins.")}

@@ -1,25 +1,28 @@
 """What a method declares, once and beside its class, and what a run asks of its strategy.
 
 Names on the command line, defaults, help texts and the README's table follow from the declarations. A method of another
-package declares itself the same way, under the entry point group ``nni_plugins.methods``.
+package declares itself the same way, under the entry point group ``nni_plugins.methods``. Declarations are read without
+importing torch or NNI.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-import pytorch_lightning as pl
-import torch
-from nni.nas.evaluator.pytorch import Lightning, LightningModule
-from nni.nas.nn.pytorch import ModelSpace
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    import torch
+    from nni.nas.evaluator.pytorch import Lightning, LightningModule
+    from nni.nas.nn.pytorch import ModelSpace
 
-from nni_plugins.data import SearchLoaders
-from nni_plugins.methods.metric import Metrics
-from nni_plugins.tools.checked import Checked
-from search_spaces import Genotype
+    from nni_plugins.data import SearchLoaders
+    from nni_plugins.methods.metric import Metrics
+    from nni_plugins.tools.checked import Checked
+    from search_spaces import Genotype
 
 Values = Mapping[str, Any]
 
@@ -105,6 +108,8 @@ class SearchMethod:
 
     def make_evaluator(self, module: LightningModule, trainer: pl.Trainer, loaders: SearchLoaders) -> Lightning:
         """Return NNI's evaluator: the weights half to train on, the architecture half to validate on."""
+        from nni.nas.evaluator.pytorch import Lightning
+
         evaluator = Lightning(module, trainer, loaders.weights, loaders.validation)
         return cast(Any, self).mutate_evaluator(evaluator)
 
@@ -138,7 +143,7 @@ class MethodSpec:
     name
         What ``--strategy`` and NNI's parameters call it.
     strategy
-        The class.
+        The class, or where it is, ``package.module:Class``, so that the declaration is read without importing torch.
     summary
         What it is, in one line.
     papers
@@ -153,12 +158,25 @@ class MethodSpec:
     """
 
     name: str
-    strategy: type[Strategy]
+    strategy: type[Strategy] | str
     summary: str
     papers: tuple[str, ...]
     search: Values = field(default_factory=dict)
     spaces: Mapping[str, OnSpace] = field(default_factory=dict)
     quick: Values = field(default_factory=dict)
+
+    def load_strategy(self) -> type[Strategy]:
+        """Return the class; this imports torch and NNI.
+
+        Raises
+        ------
+        ImportError, AttributeError
+            If :attr:`strategy` does not exist.
+        """
+        if not isinstance(self.strategy, str):
+            return self.strategy
+        module, _, name = self.strategy.partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def on(self, space: str) -> OnSpace:
         """Return what the paper sets on ``space``."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from nni_plugins.methods.relative_nas.model_space import to_search_space
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.run.networks import make_space
 from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 from search_spaces import Genotype
-from search_spaces.evaluation import IMAGE_SHAPES, evaluation_net
-from search_spaces.registry import space_names
-
-IMAGE_SIZES = {"cifar": 32, "imagenet": 224}
+from search_spaces.evaluation import evaluation_net
+from search_spaces.image_shapes import STEM_SIZES, image_shape
+from search_spaces.registry import space_names, space_spec
 
 
 def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -38,29 +34,38 @@ def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -
         },
     }
     if genotype.space in space_names():
+        space_spec(genotype.space).check_arguments(sizes, prefix="net.")
         net = evaluation_net(genotype, dataset, **sizes)
-        images = IMAGE_SHAPES[dataset]
-        size = IMAGE_SIZES[sizes.get("stem", images.stem)]
+        size = _image_size(dataset, sizes)
+        channels = sizes.get("in_channels", image_shape(dataset).in_channels)
         description |= {
             "dataset": dataset,
             "image_size": size,
             "parameters": count_parameters(net),
-            "multiply_adds": count_multiply_adds(net, sizes.get("in_channels", images.in_channels), size),
+            "multiply_adds": count_multiply_adds(net, channels, size),
         }
     return description
 
 
-def describe_supernet(settings: Settings) -> dict[str, Any]:
-    """Return weights, architecture parameters and multiply-adds of a supernet, as JSON values."""
+def describe_supernet(settings: Settings, dataset: str) -> dict[str, Any]:
+    """Return weights, architecture parameters and multiply-adds of a supernet, as JSON values.
+
+    Raises
+    ------
+    ValueError
+        If the data set is not known, or the strategy cannot search the space.
+    """
     strategy = settings.make_strategy()
-    arguments = {"num_classes": 10, "in_channels": 3, **settings.space_arguments}
+    arguments = _arguments(settings, dataset)
     supernet = strategy.mutate_model(make_space(settings.space, **arguments))
     found = [m for m in supernet.modules() if isinstance(m, (CellArchitecture, ChoiceArchitecture))]
     searched = [p for architecture in dict.fromkeys(found) for p in architecture.parameters()]
     weights = [p for p in supernet.parameters() if id(p) not in {id(q) for q in searched}]
+    size = _image_size(dataset, arguments)
     return {
         "space": settings.space,
         "strategy": settings.strategy,
+        "dataset": dataset,
         "weights": sum(p.numel() for p in weights),
         "trainable_weights": sum(p.numel() for p in weights if p.requires_grad),
         "architecture_parameters": {
@@ -68,10 +73,8 @@ def describe_supernet(settings: Settings) -> dict[str, Any]:
             for architecture in dict.fromkeys(found)
             if any(p.requires_grad for p in architecture.parameters())
         },
-        "image_size": IMAGE_SIZES[arguments.get("stem", "cifar")],
-        "multiply_adds": count_multiply_adds(
-            supernet, arguments["in_channels"], IMAGE_SIZES[arguments.get("stem", "cifar")]
-        ),
+        "image_size": size,
+        "multiply_adds": count_multiply_adds(supernet, arguments["in_channels"], size),
     }
 
 
@@ -83,32 +86,19 @@ def describe_choices(settings: Settings) -> dict[str, dict[str, Any]]:
     ValueError
         If the space has choices that such a file cannot say.
     """
-    arguments = {"num_classes": 10, "in_channels": 3, **settings.space_arguments}
-    return to_search_space(make_space(settings.space, **arguments).simplify())
+    return to_search_space(make_space(settings.space, **_arguments(settings, "cifar10")).simplify())
 
 
-def print_choices(choices: dict[str, dict[str, Any]]) -> None:
-    """Print choices as a table for a person."""
-    table = Table("choice", "values")
-    for name, entry in choices.items():
-        table.add_row(name, ", ".join(map(str, entry["_value"])))
-    Console().print(table)
+def _arguments(settings: Settings, dataset: str) -> dict[str, Any]:
+    """Return the arguments of the settings' space for a data set; a user's own space takes no stem."""
+    shape = image_shape(dataset).arguments()
+    if settings.space not in space_names():
+        del shape["stem"]
+    return {**shape, **settings.space_arguments}
 
 
-def print_description(description: dict[str, Any]) -> None:
-    """Print a description as tables for a person."""
-    console = Console()
-    for kind, nodes in description.get("cells", {}).items():
-        table = Table("node", "connections", title=f"{kind} cell", title_justify="left")
-        for index, connections in nodes.items():
-            table.add_row(index, ", ".join(f"{operation}({source})" for operation, source in connections))
-        console.print(table)
-    for name, value in description.items():
-        if name != "cells":
-            console.print(f"{name.replace('_', ' ')}: {_readable(value)}")
-
-
-def _readable(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_readable(part)}" for name, part in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _image_size(dataset: str, arguments: dict[str, Any]) -> int:
+    """Return the side of the data set's images, or, with another stem, of those that this stem is made for."""
+    shape = image_shape(dataset)
+    stem = arguments.get("stem", shape.stem)
+    return shape.size if stem == shape.stem else STEM_SIZES[stem]

@@ -63,11 +63,9 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
     """
     if name not in space_names() and is_own(name):
         return _own_space(name, arguments)
-    network = space_spec(name).load_network()
-    try:
-        return network(**arguments)
-    except TypeError as error:
-        raise ValueError(f"The search space {name!r} does not take these arguments: {error}.") from None
+    spec = space_spec(name)
+    spec.check_arguments(arguments)
+    return spec.load_network()(**arguments)
 
 
 def _own_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
@@ -93,7 +91,7 @@ def build_space(settings: Settings, data: DataShape) -> ModelSpace:
     ValueError
         As :func:`make_space`.
     """
-    return make_space(settings.space, **{**shape_arguments(settings.space, data), **settings.space_arguments})
+    return make_space(settings.space, **_for_data(settings.space, data, settings.space_arguments, "space."))
 
 
 def build_net(
@@ -117,10 +115,28 @@ def build_net(
     """
     if genotype.space not in space_names():
         return build_space(settings, data).freeze(dict(sample or genotype.to_sample()))
-    shape = shape_arguments(genotype.space, data)
-    dataset = "imagenet" if shape["stem"] == "imagenet" else "cifar10"
+    arguments = _for_data(genotype.space, data, settings.net_arguments, "net.")
+    dataset = "imagenet" if shape_arguments(genotype.space, data)["stem"] == "imagenet" else "cifar10"
     drop_path = {"drop_path": settings.retrain.drop_path} if settings.retrain.drop_path else {}
-    return evaluation_net(genotype, dataset, **{**shape, **drop_path, **settings.net_arguments})
+    return evaluation_net(genotype, dataset, **{**drop_path, **arguments})
+
+
+def _for_data(space: str, data: ImageSet, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return arguments of a network with what the data asks of it.
+
+    Raises
+    ------
+    ValueError
+        If a given number of classes or channels is not that of the data.
+    """
+    shape = shape_arguments(space, data)
+    for name in ("num_classes", "in_channels"):
+        if given.get(name, shape[name]) != shape[name]:
+            raise ValueError(
+                f"{prefix}{name} must be {shape[name]}, as the data {data.name} has it, got {given[name]!r}; leave it "
+                "out."
+            )
+    return {**shape, **given}
 
 
 def classifier_of(net: nn.Module, settings: Settings, data: ImageSet) -> ImageClassifier:

@@ -6,7 +6,7 @@ evaluation, the method's on this space; then, for the small embedded set ``digit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +15,12 @@ from nni_plugins.methods.registry import method_spec
 from nni_plugins.methods.spec import MethodSpec, Strategy
 from nni_plugins.run.recipes import RetrainRecipe, SearchRecipe
 from nni_plugins.run.values import parse_value, plain_value
+from nni_plugins.tools.own_code import is_own
 from search_spaces.registry import space_names, space_spec
 
 SECTIONS = ("search", "retrain", "space", "net")
 """Kinds of settings; those of all but the first have the section's name as a prefix."""
+_WITH_PREFIX = SECTIONS[1:]
 
 QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -67,6 +69,7 @@ class Settings:
         data: str = "digits",
         seed: int = 0,
         overrides: Mapping[str, Any] | None = None,
+        sections: Sequence[str] = SECTIONS,
     ) -> Settings:
         """Make settings from names and single values, every one checked.
 
@@ -77,6 +80,8 @@ class Settings:
             ``warmup_epochs``), those of :class:`RetrainRecipe` with the prefix ``retrain.``, arguments of the space
             with ``space.`` and of the evaluation network with ``net.``. Texts are read as
             :func:`~nni_plugins.run.values.parse_value` says.
+        sections
+            Those of :data:`SECTIONS` that mean something to the caller; settings of the others are refused.
 
         Raises
         ------
@@ -86,36 +91,41 @@ class Settings:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}.")
         method = method_spec(strategy)
+        if not is_own(space):
+            space_spec(space)
+        elif "space" in sections:
+            sections = [section for section in sections if section != "net"]  # its own freeze() makes its network
+        given = by_section(overrides or {}, sections)
         quick = data == "digits"
-        sections = published(method, space, quick=quick)
-        choices: dict[str, Any] = {}
-        of_the_strategy = method.strategy.setting_names()
-        of_the_search = [name for name in SearchRecipe.names() if name not in method.strategy.unused_settings]
-        for name, text in {**(method.quick if quick else {}), **(overrides or {})}.items():
-            section, _, rest = name.partition(".")
-            if rest and section in SECTIONS[1:]:
-                sections[section][rest] = parse_value(text)
-            elif name in of_the_strategy:
-                choices[name] = parse_value(text)
+        values = published(method, space, quick=quick)
+        for section in _WITH_PREFIX:
+            values[section] |= given[section]
+        kind, choices = method.load_strategy(), {}
+        of_the_strategy = kind.setting_names()
+        of_the_search = [name for name in SearchRecipe.names() if name not in kind.unused_settings]
+        for name, value in {**(method.quick if quick else {}), **given["search"]}.items():
+            if name in of_the_strategy:
+                choices[name] = value
             elif name in of_the_search:
-                sections["search"][name] = parse_value(text)
+                values["search"][name] = value
             else:
                 raise ValueError(
                     f"The strategy {strategy} has no setting {name!r}; expected one of "
                     f"{', '.join(dict.fromkeys([*of_the_strategy, *of_the_search]))}, or one with the prefix "
-                    "retrain., space. or net."
+                    f"{_prefixes(sections)}."
                 )
-        search = SearchRecipe.of(sections["search"])
+        _check_arguments(space, values["space"], values["net"])
+        search = SearchRecipe.of(values["search"])
         return cls(
             strategy,
             space,
             data,
             seed,
-            method.strategy.fitted(choices, search.epochs),
+            kind.fitted(choices, search.epochs),
             search,
-            RetrainRecipe.of(sections["retrain"], prefix="retrain."),
-            sections["space"],
-            sections["net"],
+            RetrainRecipe.of(values["retrain"], prefix="retrain."),
+            values["space"],
+            values["net"],
         )
 
     @classmethod
@@ -128,6 +138,7 @@ class Settings:
             If a key is missing, or a value is not valid.
         """
         try:
+            _check_arguments(values["space"], values["space_arguments"], values["net_arguments"])
             return cls(
                 values["strategy"],
                 values["space"],
@@ -144,7 +155,7 @@ class Settings:
 
     def make_strategy(self) -> Strategy:
         """Return a fresh strategy with these choices."""
-        return method_spec(self.strategy).strategy(**self.choices)
+        return method_spec(self.strategy).load_strategy()(**self.choices)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; parts of the strategy as the text that names them."""
@@ -159,6 +170,48 @@ class Settings:
             "space_arguments": dict(self.space_arguments),
             "net_arguments": dict(self.net_arguments),
         }
+
+
+def by_section(settings: Mapping[str, Any], sections: Sequence[str] = SECTIONS) -> dict[str, dict[str, Any]]:
+    """Return single settings by their section and without its prefix, texts read as values.
+
+    Parameters
+    ----------
+    settings
+        Values or texts by name, as :meth:`Settings.of` takes them.
+    sections
+        Those that may be set.
+
+    Raises
+    ------
+    ValueError
+        If a setting belongs to another section; the message says how it might be meant.
+    """
+    found: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in settings.items():
+        prefix, _, rest = name.partition(".")
+        section, rest = (prefix, rest) if rest and prefix in _WITH_PREFIX else ("search", name)
+        if section not in sections:
+            fits = [each for each in sections if each != "retrain" or rest in RetrainRecipe.names()]
+            example = next((f", such as {each}.{rest}" for each in fits if each in _WITH_PREFIX), "")
+            without = "none or " if "search" in sections else ""
+            raise ValueError(
+                f"There is no setting {name!r} here; expected {without}the prefix {_prefixes(sections)}{example}."
+            )
+        found[section][rest] = parse_value(value)
+    return found
+
+
+def _prefixes(sections: Sequence[str]) -> str:
+    *others, last = [f"{section}." for section in sections if section != "search"]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _check_arguments(space: str, of_the_space: Mapping[str, Any], of_the_net: Mapping[str, Any]) -> None:
+    """Refuse arguments that a registered space does not take; a user's own space says itself what it takes."""
+    if space in space_names():
+        space_spec(space).check_arguments(of_the_space, prefix="space.")
+        space_spec(space).check_arguments(of_the_net, prefix="net.")
 
 
 def published(method: MethodSpec, space: str, *, quick: bool = False) -> dict[str, dict[str, Any]]:

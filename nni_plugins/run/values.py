@@ -7,10 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from nni_plugins.methods.bilevel.choices import PARTS
-
 _WORDS = {"true": True, "false": False, "none": None}
-_PARTS = {part.__name__: part for part in PARTS}
 
 
 def parse_value(text: Any) -> Any:
@@ -46,13 +43,13 @@ def _part(text: str) -> Any:
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{text!r} is not a part; expected something like Confident(power=2).") from None
+    from nni_plugins.methods.bilevel.choices import PARTS
+
+    parts = {part.__name__: part for part in PARTS}
     name = call.func.id
-    if name not in _PARTS:
-        raise ValueError(f"Unknown part {name!r}; expected one of {', '.join(_PARTS)}.")
-    try:
-        return _PARTS[name](**arguments)
-    except TypeError as error:
-        raise ValueError(f"The part {name} does not take these arguments: {error}.") from None
+    if name not in parts:
+        raise ValueError(f"Unknown part {name!r}; expected one of {', '.join(parts)}.")
+    return parts[name].of(arguments, prefix=f"{name}.")
 
 
 def plain_value(value: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+
+from nni_plugins.tools.checked import Checked, setting
 
 
 @runtime_checkable
@@ -18,17 +20,17 @@ class Channels(Protocol):
         """K: one channel in K is mixed."""
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The channels to mix, and those that bypass the mixture (None if there are none)."""
+        """Return the channels to mix, and those that bypass the mixture (None if there are none)."""
 
     def join(self, mixed: torch.Tensor, bypass: torch.Tensor | None) -> torch.Tensor:
-        """One node from the two sums over its edges."""
+        """Return one node from the two sums over its edges."""
 
 
 @dataclass(frozen=True)
-class AllChannels:
+class AllChannels(Checked):
     """Every channel is mixed, as in DARTS and BNAS-D."""
 
-    fraction: int = 1
+    fraction: ClassVar[int] = 1
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         return x, None
@@ -38,7 +40,7 @@ class AllChannels:
 
 
 @dataclass(frozen=True)
-class PartialChannels:
+class PartialChannels(Checked):
     """The first 1/K of the channels is mixed, the rest bypasses; then a channel shuffle [PC-DARTS eq. 2; BNAS-v2-PC].
 
     ``x_j = shuffle_K(concat(sum_i mix(x_i[:C/K]), sum_i b_ij * x_i[C/K:]))`` with ``b_ij`` the weight of the edge. The
@@ -51,11 +53,7 @@ class PartialChannels:
         K: 4 on CIFAR, 2 on ImageNet in the paper.
     """
 
-    fraction: int = 4
-
-    def __post_init__(self) -> None:
-        if self.fraction < 2:
-            raise ValueError(f"Partial channels need a fraction K of at least 2, got {self.fraction}.")
+    fraction: int = setting(4, at_least=2)
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         mixed = x.shape[1] // self.fraction
@@ -67,5 +65,5 @@ class PartialChannels:
 
 
 def bypass_of(x: torch.Tensor, halved: bool) -> torch.Tensor:
-    """What the bypassing channels contribute to an edge: themselves, or a 2x2 max pooling where the edge halves."""
+    """Return what bypassing channels contribute to an edge: themselves, or a 2x2 max pooling where it halves."""
     return F.max_pool2d(x, 2, ceil_mode=True) if halved else x

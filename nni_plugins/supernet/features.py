@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from nni_plugins.supernet.operation import WeightedOperation
+from nni_plugins.tools.checked import Checked
 
 
 @runtime_checkable
@@ -13,11 +14,11 @@ class Features(Protocol):
     """Which operations on the same source are one module, computed once."""
 
     def shares(self, operation: WeightedOperation) -> bool:
-        """Whether all edges from one source use the same copy of ``operation``."""
+        """Return whether all edges from one source use the same copy of ``operation``."""
 
 
 @dataclass(frozen=True)
-class PerEdge:
+class PerEdge(Checked):
     """Every edge has its own operations, as in DARTS; only what computes the same on all of them is computed once."""
 
     def shares(self, operation: WeightedOperation) -> bool:
@@ -25,7 +26,7 @@ class PerEdge:
 
 
 @dataclass(frozen=True)
-class PerSource:
+class PerSource(Checked):
     """One feature per source and operation, ``f[i, k] = o_k(x_i)``, used by all later nodes [EnTranNAS].
 
     ``x_j = sum over i, k of w[i, j, k] * f[i, k]``: (inputs + nodes - 1) x K operations a cell in place of edges x K.

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from nni_plugins.tools.checked import Checked, setting
 from search_spaces.cell_graph import CellGraph
 from search_spaces.operation_names import NO_OPERATION
 
@@ -56,7 +57,7 @@ class Relaxation(Protocol):
 
 
 @dataclass(frozen=True)
-class Tempered:
+class Tempered(Checked):
     """A softmax with a temperature: ``p[e, k] = exp(alpha[e, k] / tau) / sum_l exp(alpha[e, l] / tau)``.
 
     Parameters
@@ -72,18 +73,10 @@ class Tempered:
         If the temperature or its decay is out of range.
     """
 
-    tau: float = 1.0
-    tau_decay: float = 1.0
+    tau: float = setting(1.0, above=0)
+    tau_decay: float = setting(1.0, above=0, at_most=1)
 
     learns_topology: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tau < float("inf"):
-            raise ValueError(f"The temperature tau must be positive, got {self.tau}; 1 is the plain softmax.")
-        if not 0 < self.tau_decay <= 1:
-            raise ValueError(
-                f"tau_decay must be above 0 and at most 1, got {self.tau_decay}; 1 keeps the temperature as it is."
-            )
 
     def temperature(self, epoch: int) -> float:
         """Return ``tau * tau_decay ** epoch``, never below the lower of :data:`LOWEST_TEMPERATURE` and ``tau``."""

@@ -45,11 +45,6 @@ class SparseThreshold(Tempered):
 
     learns_topology: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.normalize not in ("edge", "node"):
-            raise ValueError(f"normalize must be edge or node, got {self.normalize!r}.")
-
     def init(self, graph: CellGraph) -> dict[str, torch.Tensor]:
         return {"alpha": initial_alpha(graph), "beta": torch.zeros(graph.num_nodes)}
 

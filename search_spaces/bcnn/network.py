@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Annotated
 
 import torch
 from nni.mutable import Sample
@@ -22,7 +23,8 @@ from nni.nas.nn.pytorch import ModelSpace, model_context
 from nni.nas.space import current_model
 from torch import nn
 
-from ..cells import Stem, make_cell, make_stem
+from ..arguments import Accepts, checked_arguments
+from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem
 from ..operation_names import DARTS_OPERATIONS
 from ..operations import factorized_reduce, relu_conv_bn
 from . import CONVOLUTION, ENHANCEMENT, SPEC
@@ -63,7 +65,7 @@ class BCNN(ModelSpace):
     Raises
     ------
     ValueError
-        If the sizes do not fit together.
+        If an argument is not valid, or the sizes do not fit together.
 
     Notes
     -----
@@ -71,27 +73,21 @@ class BCNN(ModelSpace):
     from the concatenation of all but the last.
     """
 
+    @checked_arguments
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Classes = 10,
+        in_channels: Count = 3,
         stem: Stem = "cifar",
-        channels: int = 16,
-        blocks: int = 2,
-        deep_cells: int = 0,
-        enhancement_cells: int = 1,
-        layers: int | None = None,
-        operations: tuple[str, ...] = DARTS_OPERATIONS,
-        drop_path: float = 0.0,
+        channels: Width = 16,
+        blocks: Annotated[int, Accepts(at_least=2)] = 2,
+        deep_cells: Annotated[int, Accepts(at_least=0)] = 0,
+        enhancement_cells: Count = 1,
+        layers: Annotated[int | None, Accepts(at_least=2, none="what blocks and deep_cells say")] = None,
+        operations: Operations = DARTS_OPERATIONS,
+        drop_path: Probability = 0.0,
     ) -> None:
         super().__init__()
-        if blocks < 2 or enhancement_cells < 1 or deep_cells < 0:
-            raise ValueError(
-                "A broad CNN needs at least 2 blocks, 1 enhancement cell and 0 deep cells per block, "
-                f"got blocks={blocks}, enhancement_cells={enhancement_cells}, deep_cells={deep_cells}."
-            )
-        if channels < 2 or channels % 2:
-            raise ValueError(f"channels must be an even number of at least 2, got {channels}.")
         if layers is None:
             layers = blocks * (deep_cells + 1)
         if layers % blocks or layers < blocks:
@@ -101,11 +97,11 @@ class BCNN(ModelSpace):
             )
         self._settings = dict(
             num_classes=num_classes, in_channels=in_channels, stem=stem, channels=channels, blocks=blocks,
-            enhancement_cells=enhancement_cells, layers=layers, operations=tuple(operations), drop_path=drop_path,
+            enhancement_cells=enhancement_cells, layers=layers, operations=operations, drop_path=drop_path,
         )  # fmt: skip
         search = current_model() is None
         convolution, enhancement = (
-            replace(SPEC.layout[kind], operations=tuple(operations)) for kind in (CONVOLUTION, ENHANCEMENT)
+            replace(SPEC.layout[kind], operations=operations) for kind in (CONVOLUTION, ENHANCEMENT)
         )
         cell_of = partial(make_cell, search=search, drop_path=drop_path)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,14 @@ from nni.nas.nn.pytorch import ModelSpace, model_context
 from nni.nas.space import current_model
 from torch import nn
 
+from ..arguments import Accepts, checked_arguments
 from ..cell_graph import Layout
-from ..cells import Stem, make_cell, make_stem
+from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem
 from ..operation_names import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE
 from . import DARTS, DARTS_ANY, NORMAL, REDUCE, ROBUST_DARTS
+
+Layers = Annotated[int, Accepts(at_least=3)]
+"""Cells of a network: at least one normal and two reduction cells."""
 
 
 class AuxiliaryHead(nn.Module):
@@ -84,28 +88,25 @@ class DARTSSpace(ModelSpace):
     Raises
     ------
     ValueError
-        If the sizes do not fit together.
+        If an argument is not valid.
     """
 
+    @checked_arguments
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Classes = 10,
+        in_channels: Count = 3,
         stem: Stem = "cifar",
-        channels: int = 16,
-        layers: int = 8,
-        operations: tuple[str, ...] = DARTS_OPERATIONS,
-        drop_path: float = 0.0,
+        channels: Width = 16,
+        layers: Layers = 8,
+        operations: Operations = DARTS_OPERATIONS,
+        drop_path: Probability = 0.0,
         auxiliary: bool = False,
     ) -> None:
         super().__init__()
-        if layers < 3:
-            raise ValueError(f"A DARTS network needs at least 3 cells, one normal and two reduction, got {layers}.")
-        if channels < 2 or channels % 2:
-            raise ValueError(f"channels must be an even number of at least 2, got {channels}.")
         self._settings: dict[str, Any] = dict(
             num_classes=num_classes, in_channels=in_channels, stem=stem, channels=channels, layers=layers,
-            operations=tuple(operations), drop_path=drop_path, auxiliary=auxiliary,
+            operations=operations, drop_path=drop_path, auxiliary=auxiliary,
         )  # fmt: skip
         search = current_model() is None
         reductions = (layers // 3, 2 * layers // 3)
@@ -177,18 +178,19 @@ class AnyDARTSSpace(DARTSSpace):
     Raises
     ------
     ValueError
-        If the sizes do not fit together, or ``none`` is among the operations.
+        If an argument is not valid, or ``none`` is among the operations.
     """
 
+    @checked_arguments
     def __init__(
         self,
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Classes = 10,
+        in_channels: Count = 3,
         stem: Stem = "cifar",
-        channels: int = 16,
-        layers: int = 8,
-        operations: tuple[str, ...] = DARTS_OPERATIONS_WITHOUT_NONE,
-        drop_path: float = 0.0,
+        channels: Width = 16,
+        layers: Layers = 8,
+        operations: Operations = DARTS_OPERATIONS_WITHOUT_NONE,
+        drop_path: Probability = 0.0,
         auxiliary: bool = False,
     ) -> None:
         super().__init__(num_classes, in_channels, stem, channels, layers, operations, drop_path, auxiliary)
@@ -213,18 +215,19 @@ class RobustDARTS(DARTSSpace):
     Raises
     ------
     ValueError
-        If there is no such space.
+        If there is no such space, or another argument is not valid.
     """
 
+    @checked_arguments
     def __init__(
         self,
         space: str = "s1",
-        num_classes: int = 10,
-        in_channels: int = 3,
+        num_classes: Classes = 10,
+        in_channels: Count = 3,
         stem: Stem = "cifar",
-        channels: int = 16,
-        layers: int = 8,
-        drop_path: float = 0.0,
+        channels: Width = 16,
+        layers: Layers = 8,
+        drop_path: Probability = 0.0,
         auxiliary: bool = False,
     ) -> None:
         if space not in ROBUST_DARTS:

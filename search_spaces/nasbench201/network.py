@@ -16,6 +16,8 @@ from nni.nas.nn.pytorch import model_context
 from nni.nas.space import current_model
 from torch import nn
 
+from ..arguments import checked_arguments
+from ..cells import Classes, Count
 from ..operations import make_operation
 
 
@@ -42,17 +44,19 @@ class NASBench201(HubNasBench201):
         If a size is out of range.
     """
 
+    @checked_arguments
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, stem: str = "cifar", channels: int = 16, cells: int = 5
+        self,
+        num_classes: Classes = 10,
+        in_channels: Count = 3,
+        stem: str = "cifar",
+        channels: Count = 16,
+        cells: Count = 5,
     ) -> None:
         if stem != "cifar":
             raise ValueError(
                 f"NAS-Bench-201 has the stem cifar only, got {stem!r}; scale the images down (the benchmark has "
                 "16x16 ImageNet), or take the darts space."
-            )
-        if channels < 1 or cells < 1:
-            raise ValueError(
-                f"NAS-Bench-201 needs at least 1 channel and 1 cell per stage, got channels={channels}, cells={cells}."
             )
         self._search = current_model() is None
         super().__init__(stem_out_channels=channels, num_modules_per_stack=cells, num_labels=num_classes)

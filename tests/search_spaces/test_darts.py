@@ -277,11 +277,11 @@ def test_nni_evolution(name: str, nni_home: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DARTSSpace(layers=2), "at least 3 cells, one normal and two reduction, got 2"),
+        (lambda: DARTSSpace(layers=2), "layers must be a whole number of at least 3, got 2"),
         (lambda: DARTSSpace(channels=5), "even number of at least 2, got 5"),
         (
             lambda: DARTSSpace(stem="mnist"),  # type: ignore[arg-type]
-            "stem must be cifar or imagenet, got 'mnist'",
+            "stem must be one of cifar, imagenet, got 'mnist'",
         ),
         (lambda: RobustDARTS("s5"), "Unknown RobustDARTS space 's5'; expected one of s1, s2, s3, s4"),
     ],

@@ -115,8 +115,8 @@ def test_a_genotype_of_another_space_has_no_string() -> None:
     ("arguments", "message"),
     [
         ({"stem": "imagenet"}, "has the stem cifar only, got 'imagenet'"),
-        ({"channels": 0}, "at least 1 channel and 1 cell per stage, got channels=0, cells=5"),
-        ({"cells": 0}, "got channels=16, cells=0"),
+        ({"channels": 0}, "channels must be a whole number of at least 1, got 0"),
+        ({"cells": 0}, "cells must be a whole number of at least 1, got 0"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:

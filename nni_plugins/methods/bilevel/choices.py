@@ -12,7 +12,8 @@ from nni_plugins.supernet.channels import AllChannels, Channels, PartialChannels
 from nni_plugins.supernet.features import Features, PerEdge, PerSource
 from nni_plugins.supernet.relaxation import EdgeNormalisation, Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
-from nni_plugins.tools.checked import Checked, is_number, setting
+from nni_plugins.tools.checked import Checked, setting
+from search_spaces.arguments import is_number
 
 PARTS = (
     Softmax,
@@ -77,11 +78,13 @@ class Choices(Checked):
     relaxation: Relaxation = setting(factory=Softmax, example="EdgeNormalisation()")
     channels: Channels = setting(factory=AllChannels, example="PartialChannels(fraction=4)")
     features: Features = setting(factory=PerEdge, example="PerSource()")
-    engine_cells: EngineCells = setting(None, convert=_cell_numbers)
+    engine_cells: EngineCells = setting(
+        None, convert=_cell_numbers, example="numbers of cells such as (0, 2), first, or None for all"
+    )
     trains: Trainable = setting(factory=Everything, example="BatchNormOnly()")
     arch_lr: Schedule = setting(factory=Constant, example="Confident(power=2)")
     arch_learning_rate: float = setting(3e-4, above=0)
-    arch_betas: tuple[float, float] = setting((0.5, 0.999), convert=_betas)
+    arch_betas: tuple[float, float] = setting((0.5, 0.999), convert=_betas, example="two numbers from 0 to below 1")
     arch_weight_decay: float = setting(1e-3, at_least=0)
     arch_gradient_clip_val: float | None = setting(None, above=0, none="no clipping")
     gradient_clip_val: float | None = setting(5.0, above=0, none="no clipping")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from nni_plugins.tools.checked import Checked, setting
+
 
 @runtime_checkable
 class Schedule(Protocol):
     """Factor on the architecture learning rate."""
 
     def factor(self, epoch: int, epochs: int) -> float:
-        """Factor in epoch ``epoch`` (from 0) of ``epochs``."""
+        """Return the factor in epoch ``epoch`` (from 0) of ``epochs``."""
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Checked):
     """The same rate in every epoch, as in DARTS and BNAS-D."""
 
     def factor(self, epoch: int, epochs: int) -> float:
@@ -23,7 +25,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Confident:
+class Confident(Checked):
     """Confident learning rate: trust in the architecture gradient grows with the weights' training [BNAS-v2].
 
     ``conf(e) = ((e + 1) / E) ** p`` and ``lr_alpha(e) = lr_alpha * conf(e)`` for epoch ``e = 0 .. E - 1``. Only the
@@ -36,11 +38,7 @@ class Confident:
         p; 2 in the paper.
     """
 
-    power: float = 2
-
-    def __post_init__(self) -> None:
-        if not self.power > 0:
-            raise ValueError(f"The power of the confident learning rate must be positive, got {self.power}.")
+    power: float = setting(2, above=0)
 
     def factor(self, epoch: int, epochs: int) -> float:
         return ((epoch + 1) / epochs) ** self.power

@@ -24,7 +24,7 @@ from nni_plugins.methods.bilevel.step import BilevelModule
 from nni_plugins.methods.metric import Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
 from nni_plugins.supernet.build import Builder
-from nni_plugins.tools.checked import refuse_unknown
+from search_spaces.arguments import refuse_unknown
 
 ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
 
@@ -96,7 +96,7 @@ class BilevelSearch(SearchMethod, DARTS):
             prepare=choices.trains.prepare_operation,
         )
         self._builder.check(model)
-        self.choices.trains.check(model)
+        self.choices.trains.check_space(model)
         supernet = OneShotStrategy.mutate_model(self, model)
         self.choices.trains.freeze(supernet)
         return supernet

@@ -13,13 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 from nni_plugins.supernet.frozen import freeze_convolutions
+from nni_plugins.tools.checked import Checked
 
 
 @runtime_checkable
 class Trainable(Protocol):
     """What trains besides the architecture parameters."""
 
-    def check(self, space: nn.Module) -> None:
+    def check_space(self, space: nn.Module) -> None:
         """Refuse, with a ValueError that says why, a space in which this cannot train; called before any change."""
 
     def prepare_operation(self, operation: nn.Module) -> nn.Module:
@@ -30,10 +31,10 @@ class Trainable(Protocol):
 
 
 @dataclass(frozen=True)
-class Everything:
+class Everything(Checked):
     """All weights train."""
 
-    def check(self, space: nn.Module) -> None:
+    def check_space(self, space: nn.Module) -> None:
         return None
 
     def prepare_operation(self, operation: nn.Module) -> nn.Module:
@@ -53,7 +54,7 @@ _INITIALISERS: Mapping[str, Callable[[nn.Conv2d], object]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class BatchNormOnly:
+class BatchNormOnly(Checked):
     """Scale and shift of every BatchNorm train; all else keeps the random values it starts with [RF-DARTS].
 
     Every BatchNorm of the supernet is made affine for that, also after pooling. What the paper leaves open: the
@@ -75,11 +76,7 @@ class BatchNormOnly:
     train_classifier: bool = False
     init: Literal["default", "kaiming_normal", "xavier_normal"] = "default"
 
-    def __post_init__(self) -> None:
-        if self.init not in _INITIALISERS:
-            raise ValueError(f"init must be one of {', '.join(_INITIALISERS)}, got {self.init!r}.")
-
-    def check(self, space: nn.Module) -> None:
+    def check_space(self, space: nn.Module) -> None:
         """Refuse a space without BatchNorm, or without the classifier that is to train.
 
         Raises

@@ -7,13 +7,34 @@ weight set, ``multi_trial`` with a model per candidate in ``NasExperiment``, ``t
 
 from __future__ import annotations
 
-from typing import Any
+from types import MappingProxyType
 
+from nni_plugins.methods.spec import MethodSpec, OnSpace
+from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
-def __getattr__(name: str) -> Any:
-    # Not imported above: NNI gives the tuner, which needs neither torch nor NNI's strategies, ten seconds to start.
-    if name == "SPECS":
-        from nni_plugins.methods.relative_nas.one_shot import SPECS
-
-        return SPECS
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+SPECS = (
+    MethodSpec(
+        name="relative_nas",
+        strategy=f"{__name__}.one_shot:RelativeNAS",
+        summary="slow-fast evolution of candidates that share a weight set",
+        papers=("2009.06193",),
+        search=MappingProxyType(
+            {
+                "epochs": 50,
+                "batch_size": 256,
+                "lr": 0.1,
+                "lr_min": 0.001,
+                "weight_decay": 3e-4,
+                "cutout": 16,
+                "augment_validation": True,
+            }
+        ),
+        spaces={
+            "darts": OnSpace(
+                arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE}),
+                evaluation=MappingProxyType({"batch_size": 128, "drop_path": 0.3}),
+            )
+        },
+        quick=MappingProxyType({"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}),
+    ),
+)

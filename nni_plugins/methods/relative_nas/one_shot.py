@@ -23,7 +23,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -46,7 +45,7 @@ from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
 from nni_plugins.methods.relative_nas.model_space import model_space_encoding
 from nni_plugins.methods.relative_nas.weight_set import Weights, WeightSet
-from nni_plugins.methods.spec import EpochEnd, MethodSpec, OnSpace, SearchMethod
+from nni_plugins.methods.spec import EpochEnd, SearchMethod
 from nni_plugins.supernet.build import Builder
 from nni_plugins.supernet.channels import AllChannels
 from nni_plugins.supernet.consistency import mixtures_of
@@ -54,10 +53,10 @@ from nni_plugins.supernet.features import PerEdge
 from nni_plugins.supernet.relaxation import Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
 from nni_plugins.tools.atomic_files import strict_json
-from nni_plugins.tools.checked import Checked, refuse_unknown, setting
+from nni_plugins.tools.checked import Checked, setting
+from search_spaces.arguments import refuse_unknown
 from search_spaces.cells import set_drop_path
 from search_spaces.free_cell import FreeCell
-from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 _logger = logging.getLogger(__name__)
 
@@ -418,31 +417,3 @@ class WeightSetModule(BaseOneShotLightningModule):
         self.state = slow_fast.from_plain(kept["state"])
         self.best = kept["best"]
         self.losses = [math.inf if loss is None else loss for loss in kept["losses"]]
-
-
-SPECS = (
-    MethodSpec(
-        name="relative_nas",
-        strategy=RelativeNAS,
-        summary="slow-fast evolution of candidates that share a weight set",
-        papers=("2009.06193",),
-        search=MappingProxyType(
-            {
-                "epochs": 50,
-                "batch_size": 256,
-                "lr": 0.1,
-                "lr_min": 0.001,
-                "weight_decay": 3e-4,
-                "cutout": 16,
-                "augment_validation": True,
-            }
-        ),
-        spaces={
-            "darts": OnSpace(
-                arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE}),
-                evaluation=MappingProxyType({"batch_size": 128, "drop_path": 0.3}),
-            )
-        },
-        quick=MappingProxyType({"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}),
-    ),
-)

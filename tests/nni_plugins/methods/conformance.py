@@ -47,16 +47,16 @@ class Case:
     space: str
 
     def settings(self, seed: int = 0, **more: Any) -> Settings:
-        names = method_spec(self.strategy).strategy.setting_names()
+        names = method_spec(self.strategy).load_strategy().setting_names()
         quick = {name: value for name, value in QUICK.items() if name not in self._unused()}
         small = {name: 2 for name in ("population_size",) if name in names}
-        warmup = {name: 1 for name in ("warmup_epochs",) if method_spec(self.strategy).strategy.preset.get(name)}
+        warmup = {name: 1 for name in ("warmup_epochs",) if method_spec(self.strategy).load_strategy().preset.get(name)}
         sizes = TINY.get(self.space, DARTS_LIKE)
         overrides = {**quick, **small, **warmup, **sizes, **more}
         return Settings.of(strategy=self.strategy, space=self.space, data="none", seed=seed, overrides=overrides)
 
     def _unused(self) -> tuple[str, ...]:
-        return method_spec(self.strategy).strategy.unused_settings
+        return method_spec(self.strategy).load_strategy().unused_settings
 
 
 def data(size: int = 8) -> ImageData:

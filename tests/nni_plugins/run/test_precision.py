@@ -42,7 +42,7 @@ def fits(method: str, space: str) -> bool:
 
 def tiny(method: str, space: str) -> Settings:
     own: dict[str, Any] = {"warmup_epochs": 0, "population_size": 2}
-    names = method_specs()[method].strategy.setting_names()
+    names = method_specs()[method].load_strategy().setting_names()
     overrides = TINY | {name: value for name, value in own.items() if name in names}
     return Settings.of(strategy=method, space=space, overrides=overrides)
 

@@ -31,5 +31,5 @@ def test_constant() -> None:
 
 @pytest.mark.parametrize("power", [0, -2, float("nan")])
 def test_a_power_that_is_not_positive_is_refused(power: float) -> None:
-    with pytest.raises(ValueError, match=r"power of the confident learning rate must be positive, got"):
+    with pytest.raises(ValueError, match=r"power must be positive, got"):
         Confident(power=power)

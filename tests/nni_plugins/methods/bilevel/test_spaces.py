@@ -195,5 +195,5 @@ def test_wrong_values_are_refused(settings: dict[str, Any], sentence: str) -> No
 
 @pytest.mark.parametrize("fraction", [1, 0, -4])
 def test_a_fraction_below_two_is_refused(fraction: int) -> None:
-    with pytest.raises(ValueError, match=rf"^Partial channels need a fraction K of at least 2, got {fraction}\.$"):
+    with pytest.raises(ValueError, match=rf"^fraction must be a whole number of at least 2, got {fraction}\.$"):
         PartialChannels(fraction)

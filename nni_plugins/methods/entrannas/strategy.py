@@ -24,10 +24,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from nni_plugins.methods.bilevel.strategy import BilevelSearch
-from nni_plugins.methods.spec import MethodSpec, OnSpace
 from nni_plugins.supernet.features import PerSource
 from nni_plugins.supernet.threshold import SparseThreshold
-from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 
 class EnTranNAS(BilevelSearch):
@@ -40,33 +38,3 @@ class EnTranNASDST(BilevelSearch):
     """EnTranNAS with a learnable topology; for spaces whose nodes keep any number of connections, as ``darts_any``."""
 
     preset = MappingProxyType({**EnTranNAS.preset, "relaxation": SparseThreshold()})
-
-
-_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.001, "weight_decay": 3e-4})
-
-_DST_QUICK = MappingProxyType({"arch_learning_rate": 0.2})
-"""Adam moves alpha and beta by about its rate in a step. An operation is cut off once its alpha is ln 2 below the
-strongest's: a matter of 5,000 steps at the published rate, while a quick search on digits has 25."""
-
-SPECS = (
-    MethodSpec(
-        name="entrannas",
-        strategy=EnTranNAS,
-        summary="Engine- and Transit-cells",
-        papers=("2101.11342",),
-        search=_SEARCH,
-        spaces={
-            "darts": OnSpace(arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE})),
-            "nasbench201": OnSpace(),
-        },
-    ),
-    MethodSpec(
-        name="entrannas_dst",
-        strategy=EnTranNASDST,
-        summary="the same with a learnable topology",
-        papers=("2101.11342",),
-        search=_SEARCH,
-        spaces={"darts_any": OnSpace()},
-        quick=_DST_QUICK,
-    ),
-)

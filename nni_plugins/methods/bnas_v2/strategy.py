@@ -15,8 +15,7 @@ from types import MappingProxyType
 
 from nni_plugins.methods.bilevel.schedules import Confident
 from nni_plugins.methods.bilevel.strategy import BilevelSearch
-from nni_plugins.methods.darts import PCDARTS
-from nni_plugins.methods.spec import MethodSpec, OnSpace
+from nni_plugins.methods.darts.strategy import PCDARTS
 
 
 class BNASD(BilevelSearch):
@@ -37,34 +36,3 @@ class BNASv2PC(BilevelSearch):
     """
 
     preset = PCDARTS.preset
-
-
-_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.0, "weight_decay": 3e-4})
-_BROAD = {"bcnn": OnSpace()}
-
-SPECS = (
-    MethodSpec(
-        name="bnas_d",
-        strategy=BNASD,
-        summary="differentiable search of broad CNNs",
-        papers=("2001.06679", "2009.08886"),
-        search=_SEARCH,
-        spaces=_BROAD,
-    ),
-    MethodSpec(
-        name="bnas_v2_clr",
-        strategy=BNASv2CLR,
-        summary="the same, architecture learning rate grows with confidence",
-        papers=("2009.08886",),
-        search=_SEARCH,
-        spaces=_BROAD,
-    ),
-    MethodSpec(
-        name="bnas_v2_pc",
-        strategy=BNASv2PC,
-        summary="the same, a quarter of the channels mixed, edges normalised",
-        papers=("2009.08886",),
-        search=MappingProxyType({**_SEARCH, "batch_size": 512, "lr": 0.2}),
-        spaces=_BROAD,
-    ),
-)

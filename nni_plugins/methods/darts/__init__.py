@@ -1,0 +1,55 @@
+"""DARTS (arXiv 1806.09055), PC-DARTS (1907.05737), RF-DARTS and RF-PCDARTS (2208.08835)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from nni_plugins.methods.spec import MethodSpec, OnSpace
+
+_DARTS_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 64, "lr": 0.025, "lr_min": 0.001, "weight_decay": 3e-4})
+_PC_DARTS_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.0, "weight_decay": 3e-4})
+_PC_DARTS_EVALUATION = OnSpace(evaluation=MappingProxyType({"drop_path": 0.3}))
+_ROBUST_DARTS = {space: OnSpace() for space in ("s1", "s2", "s3", "s4")}
+
+SPECS = (
+    MethodSpec(
+        name="darts",
+        strategy=f"{__name__}.strategy:FirstOrderDARTS",
+        summary="the faithful baseline, first order",
+        papers=("1806.09055",),
+        search=_DARTS_SEARCH,
+        spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+    ),
+    MethodSpec(
+        name="darts_second_order",
+        strategy=f"{__name__}.strategy:SecondOrderDARTS",
+        summary="the faithful baseline, second order",
+        papers=("1806.09055",),
+        search=_DARTS_SEARCH,
+        spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+    ),
+    MethodSpec(
+        name="pc_darts",
+        strategy=f"{__name__}.strategy:PCDARTS",
+        summary="partial channels, edge normalisation",
+        papers=("1907.05737",),
+        search=_PC_DARTS_SEARCH,
+        spaces={"darts": _PC_DARTS_EVALUATION},
+    ),
+    MethodSpec(
+        name="rf_darts",
+        strategy=f"{__name__}.strategy:RFDARTS",
+        summary="only BatchNorm trains, over random features",
+        papers=("2208.08835",),
+        search=_DARTS_SEARCH,
+        spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+    ),
+    MethodSpec(
+        name="rf_pcdarts",
+        strategy=f"{__name__}.strategy:RFPCDARTS",
+        summary="the same over partial channels",
+        papers=("2208.08835",),
+        search=_PC_DARTS_SEARCH,
+        spaces={"darts": _PC_DARTS_EVALUATION},
+    ),
+)
