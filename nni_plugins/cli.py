@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     search = commands.add_parser(
         "search",
         help="search an architecture, retrain it, export it and check it",
-        description="The work of one NNI trial without NNI's manager. Interrupted, the same command goes on.",
+        description="The work of one NNI trial without NNI's manager. After an interruption the same command resumes it.",
     )
     search.add_argument("--strategy", default="bnas_v2_pc", help="method, or module:Class (default: %(default)s)")
     search.add_argument("--space", default="bcnn", help="search space, or module:function (default: %(default)s)")

@@ -196,7 +196,7 @@ class Genotype:
         try:
             content = json.loads(text)
             version = content["format"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(
                 f"{source} is not a genotype file: expected JSON with the keys format, space, inputs and cells."
             ) from None

@@ -15,6 +15,8 @@ from torch import Tensor
 from nni_plugins.data.augmentation import Augmentation
 from nni_plugins.data.loaders import DeviceLoader
 
+SMALLEST_IMAGE = 8
+"""Side of the smallest images, in pixels: networks halve it twice, and auxiliary heads need two pixels after that."""
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -148,7 +150,7 @@ class ImageData:
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> ImageData:
-        """The same set on ``device``, from where its loaders give their batches."""
+        """Return the same set on ``device``, from where its loaders give their batches."""
         return replace(self, **{key: getattr(self, key).to(device) for key in ARRAYS})
 
     def loader(
@@ -242,6 +244,11 @@ def _check_part(name: str, part: str, x: Tensor, y: Tensor, num_classes: int) ->
         raise ValueError(
             f"{name}: images must be square, but those of x_{part} have {channels} channels of height {height} and "
             f"width {width}; crop or pad them (arrays are (N, H, W, C), channels last)."
+        )
+    if height < SMALLEST_IMAGE:
+        raise ValueError(
+            f"{name}: images must be at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}, but those of x_{part} are "
+            f"{height}x{width}; enlarge them."
         )
     outside = y[(y < 0) | (y >= num_classes)]
     if len(outside):

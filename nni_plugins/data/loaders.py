@@ -1,4 +1,4 @@
-"""Loaders whose every batch follows from (seed, epoch), so that an interrupted run goes on as if it had not been."""
+"""Loaders whose every batch follows from (seed, epoch), so that an interrupted run resumes as if it had not been."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nni_plugins.data.augmentation import Augmentation
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator that depends on all of ``numbers`` (non-negative), near ones giving unrelated draws."""
+    """Return a CPU generator that depends on all of ``numbers`` (non-negative), near ones giving unrelated draws."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -24,7 +24,7 @@ class EpochLoader:
     moves ``epoch`` on to ``e + 1`` when its *first batch* is asked for: merely calling ``iter`` (as Lightning does once
     to check a loader) uses nothing up, and a consumer that stops at the last batch without asking for one more (as
     Lightning does) still leaves the right number. So at the end of pass ``e`` the state is ``{"epoch": e + 1}``, and
-    whoever loads it goes on with pass ``e + 1``. A position inside a pass is not kept.
+    whoever loads it continues with pass ``e + 1``. A position inside a pass is not kept.
 
     Lightning stores a loader's ``state_dict`` in every checkpoint, but loads it only when it restarts in the middle of
     an epoch, not from a checkpoint made at the end of one. What it does before every epoch, a resumed one too, is to
@@ -83,7 +83,7 @@ class EpochLoader:
         yield from self._pass(generator)
 
     def _pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of one pass: float32 images (B, C, H, W) and int64 labels (B,)."""
+        """Yield the batches of one pass: float32 images (B, C, H, W) and int64 labels (B,)."""
         raise NotImplementedError
 
     def _order(self, generator: torch.Generator) -> Tensor:
@@ -109,7 +109,7 @@ class EpochLoader:
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on with the pass that :meth:`state_dict` named."""
+        """Continue with the pass that :meth:`state_dict` named."""
         self.epoch = state["epoch"]
 
 

@@ -22,7 +22,7 @@ DATA_NAMES: Mapping[str, str] = MappingProxyType(
 OWN_DATA: Mapping[str, str] = MappingProxyType(
     {
         "npz:FILE": "arrays x_train, y_train, x_test, y_test",
-        "imagefolder:PATH": "PATH/train/CLASS/* and PATH/val or PATH/test; imagefolder:PATH@SIZE for images of that side",
+        "imagefolder:PATH": "PATH/train/CLASS/*, and PATH/val or PATH/test; PATH@96 for images of 96x96",
         "module:function": "your own function that returns such arrays or an ImageData",
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ import torch.nn.functional as F
 
 from nni_plugins.data.image_set import ImageSet
 from nni_plugins.data.images import ImageData
+from nni_plugins.data.names import refuse_unknown_data
 from nni_plugins.data.splits import split_halves
-from nni_plugins.data.streamed import StreamedImages
-from nni_plugins.tools.own_code import in_short, is_own, own
+from nni_plugins.data.streamed import StreamedImages, opened, refuse_unreadable
+from nni_plugins.tools.own_code import in_short, own
 
-_FORMS = ("npz:FILE", "imagefolder:PATH", "module:function")
+LARGEST_DEFAULT = 224
+"""Images of a folder are given out at this side, or at the size that they have if that is smaller."""
+LOOKED_AT = 100
+"""Images of a folder that tell how large its images are."""
 
 
 def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -> ImageSet:
@@ -29,9 +33,9 @@ def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -
         ``digits`` (embedded: scikit-learn's, 16x16 grey); ``cifar10``, ``cifar100``, ``svhn``, ``mnist`` or
         ``fashion_mnist`` (torchvision's); ``npz:FILE`` with the arrays x_train, y_train, x_test and y_test (uint8
         images (N, H, W) or (N, H, W, C), integer labels 0 .. K-1); ``imagefolder:PATH`` with PATH/train/CLASS/* and
-        PATH/val or PATH/test (not held in memory); ``module:function``, a function without arguments that returns an
-        :class:`ImageData` or a dict of the four arrays, once the command line has named it
-        (:mod:`nni_plugins.tools.own_code`).
+        PATH/val or PATH/test (not held in memory), ``imagefolder:PATH@96`` for images of 96x96;
+        ``module:function``, a function without arguments that returns an :class:`ImageData` or a dict of the four
+        arrays, once the command line has named it (:mod:`nni_plugins.tools.own_code`).
     root
         Where torchvision's sets lie or are put.
     download
@@ -46,20 +50,19 @@ def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -
     OSError
         If the download fails.
     """
+    refuse_unknown_data(spec)
     if spec in DATA_SETS:
         return DATA_SETS[spec](Path(root), download)
     kind, _, place = spec.partition(":")
-    if kind == "npz" and place:
+    if kind == "npz":
         return _npz(Path(place).expanduser())
-    if kind == "imagefolder" and place:
-        return _image_folder(Path(place).expanduser())
-    if not is_own(spec):
-        raise ValueError(f"unknown data set {spec!r}; choose one of {', '.join((*DATA_SETS, *_FORMS))}.")
+    if kind == "imagefolder":
+        return _image_folder(place)
     return _from_function(spec)
 
 
 def _digits(root: Path, download: bool) -> ImageData:
-    """The 1797 digits of 8x8 pixels and 17 grey levels, enlarged to 16x16; four fifths of each class for training."""
+    """Return the 1797 digits of 8x8 pixels and 17 grey levels, enlarged to 16x16, four fifths to train on."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -71,7 +74,7 @@ def _digits(root: Path, download: bool) -> ImageData:
 
 
 def _torchvision(name: str, class_name: str, *, flip: bool) -> Callable[[Path, bool], ImageData]:
-    """A loader of one of torchvision's sets, which keep their images as arrays under ``data``."""
+    """Return a loader of one of torchvision's sets, which keep their images as arrays under ``data``."""
 
     def load(root: Path, download: bool) -> ImageData:
         from torchvision import datasets
@@ -124,16 +127,30 @@ def _npz(file: Path) -> ImageData:
     return ImageData.from_arrays(f"npz:{file}", arrays)
 
 
-def _image_folder(path: Path) -> StreamedImages:
+def _image_folder(place: str) -> StreamedImages:
     from torchvision.datasets import ImageFolder
 
+    folder, at, side = place.rpartition("@")
+    path = Path(folder if at and side.isdecimal() else place).expanduser()
     test = next((path / part for part in ("val", "test") if (path / part).is_dir()), None)
     if test is None or not (path / "train").is_dir():
         raise FileNotFoundError(
             f"imagefolder:{path} needs the folders {path / 'train'} and {path / 'val'} (or {path / 'test'}), each with "
             "one sub-folder of images per class."
         )
-    return StreamedImages(f"imagefolder:{path}", ImageFolder(str(path / "train")), ImageFolder(str(test)))
+    parts = ImageFolder(str(path / "train")), ImageFolder(str(test))
+    size = int(side) if at and side.isdecimal() else min(LARGEST_DEFAULT, typical_size(parts[0].imgs))
+    refuse_unreadable(file for file, _ in parts[1].imgs)
+    return StreamedImages(f"imagefolder:{path}", *parts, image_size=size)
+
+
+def typical_size(images: Sequence[tuple[str, int]]) -> int:
+    """Return the median of the shorter sides of some images, given as (file, label), in pixels."""
+    sides = []
+    for file, _ in images[:: max(1, len(images) // LOOKED_AT)]:
+        with opened(file) as picture:
+            sides.append(min(picture.size))
+    return sorted(sides)[len(sides) // 2]
 
 
 def _from_function(spec: str) -> ImageSet:

@@ -6,18 +6,23 @@ evaluation the shorter side is resized to 8/7 of the size (256) and the centre i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nni_plugins.data.augmentation import Augmentation
+from nni_plugins.data.images import SMALLEST_IMAGE
 from nni_plugins.data.loaders import EpochLoader, Normalise
 
 if TYPE_CHECKING:
@@ -51,7 +56,7 @@ class StreamedImages:
     Raises
     ------
     ValueError
-        If the two folders do not have the same classes, or fewer than two.
+        If the two folders do not have the same classes, or fewer than two, or the images would be too small.
     """
 
     name: str
@@ -68,6 +73,11 @@ class StreamedImages:
             raise ValueError(
                 f"{self.name}: the training and test folders must have the same class folders, but only one of them "
                 f"has {', '.join(odd[:5])}; add or remove these."
+            )
+        if self.image_size < SMALLEST_IMAGE:
+            raise ValueError(
+                f"{self.name}: images must be at least {SMALLEST_IMAGE}x{SMALLEST_IMAGE}, got the size "
+                f"{self.image_size}; add a larger one to the name, such as {self.name}@32."
             )
         if self.num_classes < 2:
             raise ValueError(f"{self.name}: there must be at least 2 class folders, but there is {self.num_classes}.")
@@ -107,7 +117,7 @@ class StreamedImages:
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> StreamedImages:
-        """The same set with batches that come out on ``device``."""
+        """Return the same set with batches that come out on ``device``."""
         return replace(self, device=device)
 
     def loader(
@@ -151,6 +161,53 @@ class StreamedImages:
         )
 
 
+class UnreadablePicture(ValueError):
+    """A file that should be a picture and is none, or is damaged."""
+
+
+@contextlib.contextmanager
+def opened(file: str) -> Iterator[Image.Image]:
+    """Open a picture inside the block.
+
+    Raises
+    ------
+    UnreadablePicture
+        If it cannot be read, in the block too; the message names the file.
+    """
+    try:
+        with Image.open(file) as picture:
+            yield picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadablePicture(
+            f"The picture {file} cannot be read ({' '.join(str(error).split())}); replace or remove it."
+        ) from None
+
+
+def refuse_unreadable(files: Iterable[str]) -> None:
+    """Decode every file, so that a damaged picture is known before days of training.
+
+    Raises
+    ------
+    UnreadablePicture
+        For the first one; the message names the file.
+    """
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        deque(pool.map(_decode, files), maxlen=0)
+
+
+def _decode(file: str) -> None:
+    with opened(file) as picture:
+        picture.load()
+
+
+def _in_one_line(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches; the error of a worker process comes without its traceback."""
+    try:
+        yield from batches
+    except UnreadablePicture as error:
+        raise UnreadablePicture(str(error).rpartition(f"{UnreadablePicture.__name__}: ")[2].strip()) from None
+
+
 class _Transformed(Dataset[tuple[Tensor, int]]):
     """Decoded images, transformed with the random numbers that a seed of their own gives."""
 
@@ -160,7 +217,9 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        image, label = self._folder[index]
+        file, label = self._folder.samples[index]
+        with opened(file) as picture:
+            image = picture.convert("RGB")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._transform(image), label
@@ -210,6 +269,6 @@ class StreamLoader(EpochLoader):
             pin_memory=self._device.type == "cuda",
             generator=generator,
         )
-        for (pixels, labels), drawn in zip(batches, draws, strict=True):
+        for (pixels, labels), drawn in zip(_in_one_line(batches), draws, strict=True):
             x = self._normalise(pixels.to(self._device, non_blocking=True))
             yield self._cutout.erase_(x, drawn.to(self._device)), labels.to(self._device, non_blocking=True)

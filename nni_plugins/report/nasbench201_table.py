@@ -44,7 +44,7 @@ class Score:
     validation
         Validation accuracy in percent, by data set; empty if the table has none.
     rank
-        1 for the best cell of the table by test accuracy, by data set; equals share the better rank.
+        1 for the best cell of the table by test accuracy, by data set; cells of equal accuracy share the better rank.
     cells
         Number of cells in the table; 15,625 in a complete one.
     """
@@ -56,7 +56,7 @@ class Score:
     cells: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the score as JSON values."""
         return {
             "architecture": self.architecture,
             "accuracy": dict(self.accuracy),
@@ -99,7 +99,7 @@ class Table:
         ValueError
             If it is no table; the sentence says what is missing.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"There is no table at {path}; give the path of a NAS-Bench-201 .npz file.")
         try:
@@ -127,6 +127,11 @@ class Table:
                 f"{path} has operation numbers from {ops.min()} to {ops.max()} for {len(names)} op_names; expected "
                 f"numbers from 0 to {len(names) - 1}."
             )
+        for name in lengths:
+            if not ((columns[name] >= 0) & (columns[name] <= 100)).all():
+                raise ValueError(
+                    f"{path} has values in {name} that are no accuracies; expected percent, from 0 to 100, and no NaN."
+                )
         rows = {tuple(names[k] for k in cell): row for row, cell in enumerate(ops.tolist())}
         return cls(
             MappingProxyType(rows),

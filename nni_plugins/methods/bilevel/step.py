@@ -48,11 +48,11 @@ class BilevelModule(DartsLightningModule):
         return [p for architecture in self.architectures() for p in architecture.parameters()]
 
     def weight_parameters(self) -> list[nn.Parameter]:
-        """What the weight optimiser steps."""
+        """Return what the weight optimiser steps."""
         return [p for group in self._weight_optimizer().param_groups for p in group["params"]]
 
     def export(self) -> dict[str, Any]:
-        """The derived architecture as NNI's sample."""
+        """Return the derived architecture as NNI's sample."""
         return {label: value for a in self.architectures() for label, value in a.export().items()}
 
     # One step

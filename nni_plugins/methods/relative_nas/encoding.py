@@ -188,7 +188,7 @@ class Encoding:
         return np.concatenate([variable.encode(part) for variable, part in parts]).astype(np.float64)
 
     def sample(self, architecture: Hashable) -> dict[str, Any]:
-        """What a trial gets for an architecture."""
+        """Return what a trial gets for an architecture."""
         named = zip(self.variables.items(), architecture, strict=True)  # type: ignore[call-overload]
         return {name: variable.value(part) for (name, variable), part in named}
 
@@ -219,7 +219,7 @@ class Encoding:
 
 
 def darts_encoding(operations: Sequence[str] = DARTS_OPERATIONS_WITHOUT_NONE, nodes: int = 4) -> Encoding:
-    """The paper's genes for the two cells of the DARTS space, 32 of them for four nodes.
+    """Return the paper's genes for the two cells of the DARTS space, 32 of them for four nodes.
 
     Normal cell first, node 2 first; per node: input a, operation a, input b, operation b. The names are those of
     NNI's DARTS model space, so a sample freezes it.

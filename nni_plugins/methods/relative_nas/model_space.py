@@ -30,7 +30,7 @@ def model_space_encoding(simplified: Mapping[str, LabeledMutable]) -> Encoding:
 
 
 def to_search_space(simplified: Mapping[str, LabeledMutable]) -> dict[str, dict[str, Any]]:
-    """The search space of an ``nnictl`` experiment, in the order of :func:`model_space_encoding`.
+    """Return the search space of an ``nnictl`` experiment, in the order of :func:`model_space_encoding`.
 
     Parameters
     ----------

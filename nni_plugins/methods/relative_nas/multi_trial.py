@@ -84,16 +84,16 @@ class SlowFastEvolution(Strategy):
         return self._state
 
     def extra_repr(self) -> str:
-        """Settings, for the log."""
+        """Return the settings, for the log."""
         return ", ".join(f"{name}={value}" for name, value in self._settings.items())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, for NNI's checkpoint of the experiment."""
+        """Return everything needed to resume, for NNI's checkpoint of the experiment."""
         self._collect()
         return {"search": slow_fast.to_plain(self._state), "losses": dict(self._losses)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken; models that were then running are trained again.
+        """Resume where :meth:`state_dict` was taken; models that were then running are trained again.
 
         Raises
         ------

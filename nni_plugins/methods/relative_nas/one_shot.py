@@ -9,7 +9,7 @@ architecture that they decode to for one epoch on the weights half, and are vali
     x_slow    <- clip(x_slow + v_slow, 0, upper)
 
 The first update is :mod:`nni_plugins.methods.relative_nas.weight_set`, the others are
-:mod:`nni_plugins.methods.relative_nas.slow_fast`. Every generation evaluates everybody anew, since losses drift with W.
+:mod:`nni_plugins.methods.relative_nas.slow_fast`. Every generation evaluates all candidates anew, since losses drift with W.
 
 Where this differs from the paper or fills a gap: a member whose loss is not finite gives nothing back; the architecture
 in the end is not stated, so after the last generation all members are trained once more from the final W, without
@@ -296,7 +296,7 @@ class WeightSetModule(BaseOneShotLightningModule):
         self._validation: list[tuple[torch.Tensor, int]] = []
 
     def export(self) -> dict[str, Any]:
-        """The best architecture as NNI's sample: of the final pick, or of the last generation before that."""
+        """Return the best architecture as NNI's sample: of the final pick, or of the last generation before that."""
         return self.best
 
     @property

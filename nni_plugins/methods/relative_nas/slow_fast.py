@@ -49,7 +49,7 @@ def learn(
 
 
 class SlowFastState(NamedTuple):
-    """Everything a search is, as plain read-only data: equal states go on equally.
+    """Everything a search is, as plain read-only data: equal states continue equally.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class SlowFastState(NamedTuple):
 STALE_GENERATIONS = 10
 """Generations in a row without anything new to evaluate after which a population counts as collapsed.
 
-Not stated in the paper, which re-evaluates everybody for a fixed number of generations.
+Not stated in the paper, which re-evaluates all candidates for a fixed number of generations.
 """
 
 FRUITLESS_RESTARTS = 10
@@ -214,7 +214,7 @@ def ask(state: SlowFastState, *, decode: Decode) -> tuple[SlowFastState, tuple[H
 def tell(state: SlowFastState, losses: Sequence[float]) -> SlowFastState:
     """Close a generation: compare within the pairs and move the slow learners.
 
-    The lower loss is fast; of equals the first is. NaN and infinity stand for a failed evaluation, which loses; where
+    The lower loss is fast; ties go to the first. NaN and infinity stand for a failed evaluation, which loses; where
     both failed, neither moves.
 
     Parameters

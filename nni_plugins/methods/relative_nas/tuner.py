@@ -142,7 +142,7 @@ class RelativeNASTuner(Tuner):
     def state(self) -> slow_fast.SlowFastState:
         """The population and all else the search knows, with the results of finished generations."""
         if self._state is None:
-            raise RuntimeError("The search has not begun: update_search_space() has not been called.")
+            raise RuntimeError("The tuner has no search space yet; call update_search_space(search_space) first.")
         return self._state
 
     @property
@@ -175,8 +175,9 @@ class RelativeNASTuner(Tuner):
         """Hand out candidates of the open generation; what it has too few of is owed and sent once there are more."""
         with self._lock:
             self._send = kwargs.get("st_callback")
+            finished = self.finished
             count = min(len(parameter_id_list), len(self._waiting))
-            if self._send is not None and not self.finished:
+            if self._send is not None and not finished:
                 self._owed += parameter_id_list[count:]
             return [self._hand_out(parameter_id) for parameter_id in parameter_id_list[:count]]
 

@@ -55,15 +55,15 @@ class WeightSet:
             mixture.architecture.choose(sample)
 
     def snapshot(self) -> Weights:
-        """A copy of the whole set."""
+        """Return a copy of the whole set."""
         return self._copy(self._supernet.state_dict())
 
     def operations(self) -> Weights:
-        """A copy of the operations that the chosen architecture runs."""
+        """Return a copy of the operations that the chosen architecture runs."""
         return self._copy(self._running())
 
     def trunk(self) -> Weights:
-        """A copy of what every architecture runs."""
+        """Return a copy of what every architecture runs."""
         return self._copy(self._trunk)
 
     def load(self, *weights: Weights) -> None:

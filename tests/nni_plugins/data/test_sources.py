@@ -188,7 +188,7 @@ def test_wrong_tensors() -> None:
 
 @pytest.mark.parametrize("spec", ["cifar11", "npz", "npz:", ":f", ""])
 def test_unknown_name_lists_the_valid_ones(spec: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown data set .*; choose one of digits, cifar10, .*npz:FILE.*function"):
+    with pytest.raises(ValueError, match=r"Unknown data set .*; expected one of digits, cifar10, .*npz:FILE.*function"):
         load_data(spec)
 
 

@@ -93,7 +93,7 @@ def test_values(text: object, value: object) -> None:
         ({"overrides": {"lr_min": 1}}, "lr_min must be at most lr, where the cosine starts, got lr_min=1.0 and"),
         ({"overrides": {"epochs": "true"}}, "epochs must be a whole number of at least 1, got True."),
         ({"overrides": {"arch_lr": "0.1"}}, "arch_lr"),
-        ({"overrides": {"arch_lr": "Confident(pow=2)"}}, "no setting 'Confident.pow'; expected one of Confident.power."),
+        ({"overrides": {"arch_lr": "Confident(pow=2)"}}, "no setting 'Confident.pow'; expected one of Confident.pow"),
         ({"overrides": {"arch_lr": "Confident(2)"}}, "with their names"),
         ({"overrides": {"arch_lr": "Cosine()"}}, "Unknown part 'Cosine'"),
         ({"overrides": {"weights_fraction": 0.8}}, "add up to at most 1"),

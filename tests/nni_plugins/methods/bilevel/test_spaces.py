@@ -112,7 +112,7 @@ PARTIAL = partial(BNASv2PC, warmup_epochs=0)
          "with all channels and a plain softmax, or a space of Cells."),
         (PARTIAL(), partial(OneCell, make_cell=ready_made),
          "Partial channels need operations that can be built narrower, but cell has a ready-made candidate '0'; give "
-         "Cell a functools.partial with a channels keyword."),
+         "Cell functools.partial(make, channels=16) in its place, where make(node, slot, source, channels) builds"),
         (PARTIAL(), partial(HubNasBench201, 4, 1), "Partial channels need operations that can be built narrower, but "),
         (PARTIAL(), partial(OneCell, channels=6),
          "Partial channels with K=4 do not divide the 6 channels of cell; choose a K that divides them, or another "
