@@ -23,6 +23,11 @@ _BUILT_IN: Mapping[str, SpaceSpec] = MappingProxyType(
 )
 
 
+def built_in_spaces() -> tuple[str, ...]:
+    """Return the names of this package's search spaces."""
+    return tuple(_BUILT_IN)
+
+
 def space_names() -> tuple[str, ...]:
     """Return the names of all search spaces, this package's first.
 

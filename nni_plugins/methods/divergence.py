@@ -7,12 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from nni_plugins.tools.diverged import Diverged
+
 STEPS_BETWEEN_CHECKS = 16
 ADVICE = "lower the learning rate, set gradient_clip_val, or check the data for values that are not finite"
-
-
-class Diverged(RuntimeError):
-    """A loss is not finite."""
 
 
 class FiniteLosses:

@@ -119,8 +119,8 @@ class Builder:
         if operation.width is None:
             raise ValueError(
                 f"Partial channels need operations that can be built narrower, but {name} has a ready-made "
-                f"candidate {candidate!r}; give Cell functools.partial(make, channels=16) in its place, where make(node, "
-                "slot, source, channels) builds the operation."
+                f"candidate {candidate!r}; give Cell functools.partial(make, channels=16) in its place, where "
+                "make(node, slot, source, channels) builds the operation."
             )
         if operation.width % self.channels.fraction:
             raise ValueError(

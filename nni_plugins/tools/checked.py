@@ -58,9 +58,9 @@ class Checked:
         """Refuse values that are valid one by one and not together; overridden where there are such."""
 
     @classmethod
-    def names(cls) -> list[str]:
-        """Return the names of the fields, in the order of the docstring."""
-        return [each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    def names(cls, *, prefix: str = "") -> list[str]:
+        """Return the names of the fields, in the order of the docstring and with ``prefix``."""
+        return [prefix + each.name for each in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
     @classmethod
     def of(cls: type[Self], values: Mapping[str, Any], *, prefix: str = "") -> Self:

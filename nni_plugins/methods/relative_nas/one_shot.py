@@ -9,7 +9,8 @@ architecture that they decode to for one epoch on the weights half, and are vali
     x_slow    <- clip(x_slow + v_slow, 0, upper)
 
 The first update is :mod:`nni_plugins.methods.relative_nas.weight_set`, the others are
-:mod:`nni_plugins.methods.relative_nas.slow_fast`. Every generation evaluates all candidates anew, since losses drift with W.
+:mod:`nni_plugins.methods.relative_nas.slow_fast`. Every generation evaluates all candidates
+anew, since losses drift with W.
 
 Where this differs from the paper or fills a gap: a member whose loss is not finite gives nothing back; the architecture
 in the end is not stated, so after the last generation all members are trained once more from the final W, without
