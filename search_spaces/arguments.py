@@ -8,13 +8,14 @@ The kind of a value is its annotation, its range an :class:`Accepts` beside it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def checked_arguments(function: Callable[..., None]) -> Callable[..., None]:
         From the constructor, with the argument, what it takes and what it was given.
     """
     signature = inspect.signature(function)
+    _declared[f"{function.__module__}.{function.__qualname__}"] = function
 
     @functools.wraps(function)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -97,13 +99,44 @@ def checked_arguments(function: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-def check_arguments(make: Callable[..., Any], values: Mapping[str, Any], *, prefix: str = "") -> None:
-    """Refuse arguments by name that a class or function does not take, and bad values of those that it annotates.
+_declared: dict[str, Callable[..., None]] = {}
+"""Constructors with :func:`checked_arguments` by full name; NNI's ModelSpace hides them behind one without names."""
+
+
+class Argument(NamedTuple):
+    """An argument of a constructor that checks them: its annotation and its default."""
+
+    hint: Any
+    default: Any
+
+
+def declared_arguments(make: Callable[..., Any]) -> dict[str, Argument] | None:
+    """Return the arguments by name of a class with :func:`checked_arguments`, None for another class.
 
     Parameters
     ----------
     make
-        What will be called; values are checked where its constructor has :func:`checked_arguments`.
+        The class, or a ``partial`` of it, whose keywords then are none of its arguments.
+    """
+    for cls in getattr(getattr(make, "func", make), "__mro__", ()):
+        function = _declared.get(f"{cls.__module__}.{cls.__qualname__}.__init__")
+        if function is not None:
+            hints = _hints(function)
+            return {
+                name: Argument(hints[name], parameter.default)
+                for name, parameter in list(inspect.signature(function).parameters.items())[1:]
+                if name not in getattr(make, "keywords", {})
+            }
+    return None
+
+
+def check_arguments(make: Callable[..., Any], values: Mapping[str, Any], *, prefix: str = "") -> None:
+    """Refuse arguments that a class does not take or that are not valid, if it has :func:`checked_arguments`.
+
+    Parameters
+    ----------
+    make
+        What will be called.
     values
         Its arguments.
     prefix
@@ -114,13 +147,28 @@ def check_arguments(make: Callable[..., Any], values: Mapping[str, Any], *, pref
     ValueError
         With the argument, what is expected and what was given.
     """
-    parameters = inspect.signature(make).parameters
-    if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        fixed = getattr(make, "keywords", {})
-        refuse_unknown(values, [name for name in parameters if name not in fixed], prefix=prefix, noun="argument")
-    function = getattr(getattr(make, "func", make).__init__, "__wrapped__", None)
-    for name, value in values.items() if function is not None else ():
-        checked_value(prefix + name, value, _hints(function)[name])
+    declared = declared_arguments(make)
+    if declared is not None:
+        refuse_unknown(values, list(declared), prefix=prefix, noun="argument")
+        for name, value in values.items():
+            checked_value(prefix + name, value, declared[name].hint)
+
+
+@contextlib.contextmanager
+def naming_unknown_arguments(owner: str) -> Iterator[None]:
+    """Turn Python's complaint about an argument that a class does not take into a ValueError; for any class.
+
+    Raises
+    ------
+    ValueError
+        With ``owner``, whose class is called inside the block, and the argument.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(f"{owner} does not take these arguments: {error}.") from None
 
 
 def refuse_unknown(

@@ -8,6 +8,7 @@ import nni.nas.strategy  # noqa: F401  before nni.nas.oneshot or nni.nas.hub, or
 from nni.nas.nn.pytorch import model_context
 from torch import nn
 
+from .arguments import naming_unknown_arguments
 from .genotype import Genotype, is_own_space
 from .image_shapes import image_shape
 from .registry import space_spec
@@ -42,5 +43,5 @@ def evaluation_net(genotype: Genotype, dataset: str = "cifar10", **sizes: Any) -
     if "layers" in sizes:
         published = {key: value for key, value in published.items() if key != "deep_cells"}
     spec.check_arguments(sizes)
-    with model_context(genotype.to_sample()):
+    with model_context(genotype.to_sample()), naming_unknown_arguments(f"A network of the {genotype.space} space"):
         return spec.load_network()(**{**shape.arguments(), **published, **sizes})

@@ -6,7 +6,6 @@ Only the settings need torch: those of strategies and of networks are declared b
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_type_hints
@@ -15,7 +14,7 @@ from nni_plugins.data.names import DATA_NAMES, OWN_DATA
 from nni_plugins.methods.registry import method_specs
 from nni_plugins.run.recipes import RetrainRecipe, SearchRecipe
 from nni_plugins.tools.checked import Checked
-from search_spaces.arguments import Accepts, in_words
+from search_spaces.arguments import Accepts, declared_arguments, in_words
 from search_spaces.image_shapes import image_shape
 from search_spaces.published import published, published_names
 from search_spaces.registry import space_names, space_spec
@@ -100,13 +99,8 @@ def _fields(declared: Any, prefix: str = "") -> list[tuple[str, ...]]:
 
 
 def _arguments(network: Callable[..., Any]) -> list[tuple[str, ...]]:
-    fixed = getattr(network, "keywords", {})
-    hints = get_type_hints(getattr(network, "func", network).__init__, include_extras=True)
-    return [
-        (name, in_words(hints.get(name, object), Accepts()), _shown(parameter.default))
-        for name, parameter in inspect.signature(network).parameters.items()
-        if name not in fixed
-    ]
+    declared = declared_arguments(network) or {}
+    return [(name, in_words(each.hint, Accepts()), _shown(each.default)) for name, each in declared.items()]
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from nni_plugins.run.settings import Settings
 from nni_plugins.supernet.depthwise import use_fast_depthwise
 from nni_plugins.tools.own_code import in_short, is_own, own
 from search_spaces import Genotype, evaluation_net
+from search_spaces.arguments import naming_unknown_arguments
 from search_spaces.registry import space_names, space_spec
 
 IMAGENET_SIZE = 128
@@ -65,7 +66,8 @@ def make_space(name: str, **arguments: Any) -> ModelSpace:
         return _own_space(name, arguments)
     spec = space_spec(name)
     spec.check_arguments(arguments)
-    return spec.load_network()(**arguments)
+    with naming_unknown_arguments(f"The search space {name!r}"):
+        return spec.load_network()(**arguments)
 
 
 def _own_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
@@ -121,7 +123,7 @@ def build_net(
     return evaluation_net(genotype, dataset, **{**drop_path, **arguments})
 
 
-def _for_data(space: str, data: ImageSet, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _for_data(space: str, data: DataShape, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return arguments of a network with what the data asks of it.
 
     Raises
@@ -133,8 +135,7 @@ def _for_data(space: str, data: ImageSet, given: Mapping[str, Any], prefix: str)
     for name in ("num_classes", "in_channels"):
         if given.get(name, shape[name]) != shape[name]:
             raise ValueError(
-                f"{prefix}{name} must be {shape[name]}, as the data {data.name} has it, got {given[name]!r}; leave it "
-                "out."
+                f"{prefix}{name} must be {shape[name]}, as the data has it, got {given[name]!r}; leave it out."
             )
     return {**shape, **given}
 

@@ -387,8 +387,8 @@ def test_data(data: str, sentence: str, here: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("space.num_classes=5", "space.num_classes must be 10, as the data digits has it, got 5; leave it out."),
-        ("space.in_channels=3", "space.in_channels must be 1, as the data digits has it, got 3; leave it out."),
+        ("space.num_classes=5", "space.num_classes must be 10, as the data has it, got 5; leave it out."),
+        ("space.in_channels=3", "space.in_channels must be 1, as the data has it, got 3; leave it out."),
         ("space.layers=3", "layers=3 convolution cells cannot be shared evenly by 2 blocks; choose a multiple of 2."),
         ("batch_size=100000", "batch_size 100000 exceeds"),
         ("channels=PartialChannels(fraction=3)", "K=3 do not divide"),
