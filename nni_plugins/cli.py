@@ -23,7 +23,7 @@ from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.atomic_files import refuse_existing, strict_json
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.diverged import Diverged
-from nni_plugins.tools.own_code import allow_own_code, is_own
+from nni_plugins.tools.own_code import allow_own_code, is_own, own
 from search_spaces.image_shapes import IMAGE_SHAPES, image_shape
 from search_spaces.published import published_names
 from search_spaces.registry import built_in_spaces
@@ -264,6 +264,8 @@ def _retrain(arguments: argparse.Namespace) -> int:
     out = refuse_existing(arguments.out, force=arguments.force)
     refuse_unknown_data(arguments.data)
     genotype = load_genotype(arguments.genotype, arguments.epoch)
+    if is_own(genotype.space):
+        own(genotype.space, "search space", "--space")
     settings = Settings.of(
         space=genotype.space,
         data=arguments.data,

@@ -40,7 +40,7 @@ def _part(text: str) -> Any:
             raise SyntaxError
         if call.args:
             raise ValueError(f"Write the arguments of {call.func.id} with their names: {call.func.id}(name=value).")
-        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        arguments = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
     except (SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{text!r} is not a part; expected something like Confident(power=2).") from None
     from nni_plugins.methods.bilevel.choices import PARTS
@@ -50,6 +50,13 @@ def _part(text: str) -> Any:
     if name not in parts:
         raise ValueError(f"Unknown part {name!r}; expected one of {', '.join(parts)}.")
     return parts[name].of(arguments, prefix=f"{name}.")
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise SyntaxError from None
 
 
 def plain_value(value: Any) -> Any:
