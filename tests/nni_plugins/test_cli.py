@@ -99,7 +99,7 @@ def bad_arrays(tmp_path: Path) -> Path:
         (["--set", "epoch=3"], "has no setting 'epoch'; expected one of"),
         (["--set", "channels=PartialChannels(fraction=3)"], "K=3 do not divide"),
         (["--set", "space.layers=3"], "choose a multiple of 2"),
-        (["--set", "space.depth=3"], "does not take these arguments"),
+        (["--set", "space.depth=3"], "There is no argument 'space.depth'; expected one of space.num_classes"),
         (["--set", "batch_size=100000"], "batch"),
         (["--set", "epochs"], "write --set NAME=VALUE"),
     ],
