@@ -6,8 +6,12 @@ torch nor NNI.
 
 from __future__ import annotations
 
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
+
+# NNI says this of classes of newer PyTorch versions whenever it is imported, that is in every trial's stderr.
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
 
 if TYPE_CHECKING:
     from nni_plugins.methods.bilevel.schedules import Confident, Constant

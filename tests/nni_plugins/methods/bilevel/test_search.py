@@ -81,9 +81,7 @@ def test_mean_losses_of_an_epoch() -> None:
 
     strategy = BNASD()
     module = search(strategy, mutated(strategy), Recorder(), steps=3)
-    assert module.epoch_losses() == pytest.approx(
-        {"architecture": sum(losses[0]) / 3, "weights": sum(losses[1]) / 3}
-    )
+    assert module.epoch_losses() == pytest.approx({"architecture": sum(losses[0]) / 3, "weights": sum(losses[1]) / 3})
     assert module.epoch_losses() == {}
 
 
@@ -160,6 +158,12 @@ def test_one_seed_gives_one_search() -> None:
     first = alphas(0)
     assert same_bits(alphas(0), first)
     assert not same_bits(alphas(1), first)
+
+
+def test_a_search_no_longer_than_its_warmup_is_refused() -> None:
+    strategy = BNASv2PC(channels=PartialChannels(2), warmup_epochs=2)
+    with pytest.raises(ValueError, match=r"^warmup_epochs=2 leaves none of the 2 epochs to the architecture; lower"):
+        search(strategy, mutated(strategy), Probe(), max_epochs=2)
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["architecture step", "weight step"])
