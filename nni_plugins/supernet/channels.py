@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class Channels(Protocol):
 class AllChannels(Checked):
     """Every channel is mixed, as in DARTS and BNAS-D."""
 
-    fraction: ClassVar[int] = 1
+    fraction: int = setting(1, at_least=1, at_most=1)
 
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         return x, None

@@ -297,7 +297,7 @@ SETTINGS = [
     ("arch_lr=Confident(power=open('x'))", "is not a part"),
     ("channels=PartialChannels(fraction=2.5)", f"PartialChannels.fraction {WHOLE} 2, got 2.5"),
     ("channels=PartialChannels(fraction=1)", f"PartialChannels.fraction {WHOLE} 2, got 1"),
-    ("channels=AllChannels(fraction=2)", "There is no setting 'AllChannels.fraction'; expected none"),
+    ("channels=AllChannels(fraction=2)", "AllChannels.fraction must be a whole number from 1 to 1, got 2"),
     ("channels=4", "channels must be a part such as PartialChannels(fraction=4), got 4"),
     ("relaxation=Softmax(tau=0)", "Softmax.tau must be positive, got 0"),
     ("relaxation=Softmax(tau_decay=1.5)", "Softmax.tau_decay must be a number above 0 and at most 1, got 1.5"),

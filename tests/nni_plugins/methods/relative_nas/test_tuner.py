@@ -454,7 +454,7 @@ def test_the_search_space_cannot_change() -> None:
         tuner.update_search_space({**SPACE, "g": {"_type": "choice", "_value": [1, 2]}})
     with pytest.raises(ValueError, match="search space is empty"):
         RelativeNASTuner().update_search_space({})
-    with pytest.raises(RuntimeError, match="has not begun"):
+    with pytest.raises(RuntimeError, match="has no search space yet"):
         _ = RelativeNASTuner().state
 
 
