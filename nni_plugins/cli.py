@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.console import complain, quiet_libraries
+from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
 
 if TYPE_CHECKING:
     from nni_plugins.run.pipeline import RunResult
@@ -20,7 +21,8 @@ DATA_HELP = (
 )
 GENOTYPE_HELP = "genotype.json, a result folder, the name of a published genotype, or a NAS-Bench-201 string"
 SPACE_HELP = "module:function of your own space; that a file names it does not import it"
-SPACE_HELP = "module:function of your own space; that a file names it does not import it"
+RESUME_ADVICE = "run the same command again to resume after the last finished epoch."
+FORCE_HELP = "replace the result in the folder if there is one"
 SET_HELP = (
     "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
     "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
@@ -40,22 +42,23 @@ def build_parser() -> argparse.ArgumentParser:
     search = commands.add_parser(
         "search",
         help="search an architecture, retrain it, export it and check it",
-        description="The work of one NNI trial without NNI's manager. Interrupted, the same command goes on.",
+        description="The work of one NNI trial without NNI's manager. If it is interrupted, run it again to resume.",
     )
     search.add_argument("--strategy", default="bnas_v2_pc", help="method, or module:Class (default: %(default)s)")
     search.add_argument("--space", default="bcnn", help="search space, or module:function (default: %(default)s)")
-    _add_data(search)
+    _add_data(search, default="digits")
     _add_out(search)
 
     retrain = commands.add_parser(
         "retrain",
         help="train the network of a genotype, export it and check it",
-        description="Train a published genotype or one from a file from scratch on the whole training set.",
+        description="Train a published genotype or one from a file from scratch on the whole training set. Of a result "
+        "folder, data set and network sizes are taken over unless given.",
     )
     retrain.add_argument("genotype", help=GENOTYPE_HELP)
     retrain.add_argument("--space", help=SPACE_HELP)
     retrain.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
-    _add_data(retrain)
+    _add_data(retrain, default="that of a result folder, or else digits")
     _add_out(retrain)
 
     export = commands.add_parser(
@@ -65,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("folder", help="folder of an earlier result")
     export.add_argument("--out", required=True, help="folder to make")
-    export.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    export.add_argument("--force", action="store_true", help=FORCE_HELP)
     export.add_argument("--data", help=f"{DATA_HELP} (default: what the folder's report names)")
     export.add_argument("--space", help=SPACE_HELP)
     export.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
@@ -132,8 +135,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="digits", help=f"{DATA_HELP} (default: %(default)s)")
+def _add_data(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument("--data", help=f"{DATA_HELP} (default: {default})")
     parser.add_argument("--data-root", default="data", help="folder of torchvision's sets (default: %(default)s)")
     parser.add_argument("--download", action="store_true", help="fetch a torchvision data set that is missing")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data split and data order")
@@ -142,12 +145,27 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder to make; checkpoints and logs go to OUT.run meanwhile")
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all is well, 1 if a check failed, 2 for a mistake in the command."""
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0 if all is well, 1 if a check failed, 2 for a mistake in the command, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with stopping_on_signals():
+            return _run(words)
+    except Stopped as stopped:
+        resumable = words[:1] in (["search"], ["retrain"])
+        return say_stopped(stopped, RESUME_ADVICE if resumable else "")
+
+
+def _run(words: Sequence[str]) -> int:
     if words[:1] == ["check"]:  # a process of its own that imports neither torch nor NNI
         from nni_plugins.deploy import check
 
@@ -182,45 +200,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     from nni_plugins.data import load_data
+    from nni_plugins.deploy.result_folder import refuse_existing_result
     from nni_plugins.run.pipeline import run
     from nni_plugins.run.settings import Settings
     from nni_plugins.run.values import parse_assignments
-    from nni_plugins.tools.atomic_files import refuse_existing
 
-    out = refuse_existing(arguments.out, force=arguments.force)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
     settings = Settings.of(
         strategy=arguments.strategy,
         space=arguments.space,
-        data=arguments.data,
+        data=arguments.data or "digits",
         seed=arguments.seed,
         overrides=parse_assignments(arguments.set),
     )
-    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return _finish(run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
     from nni_plugins.data import load_data
+    from nni_plugins.deploy.result_folder import refuse_existing_result
     from nni_plugins.run.genotypes import load_genotype
     from nni_plugins.run.pipeline import run_retraining
-    from nni_plugins.run.settings import Settings
+    from nni_plugins.run.retrain import retraining_settings
     from nni_plugins.run.values import parse_assignments
-    from nni_plugins.tools.atomic_files import refuse_existing
 
-    out = refuse_existing(arguments.out, force=arguments.force)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
     genotype = load_genotype(arguments.genotype, arguments.epoch)
-    settings = Settings.of(
-        space=genotype.space, data=arguments.data, seed=arguments.seed, overrides=parse_assignments(arguments.set)
+    settings = retraining_settings(
+        genotype,
+        result=arguments.genotype,
+        data=arguments.data,
+        seed=arguments.seed,
+        overrides=parse_assignments(arguments.set),
     )
-    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return _finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from nni_plugins.deploy.result_folder import refuse_existing_result
     from nni_plugins.run.pipeline import export_again
-    from nni_plugins.tools.atomic_files import refuse_existing
 
-    out = refuse_existing(arguments.out, force=arguments.force)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
     return _finish(
         export_again(
             Path(arguments.folder), out=out, data=arguments.data, data_root=arguments.data_root, force=arguments.force
