@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nni_plugins.data.names import DATA_NAMES, OWN_DATA, refuse_unknown_data
+from nni_plugins.deploy.result_folder import refuse_existing_result
 from nni_plugins.methods.registry import built_in_specs
 from nni_plugins.run.genotypes import load_genotype
 from nni_plugins.run.lists import LISTS
@@ -24,6 +25,7 @@ from nni_plugins.tools.atomic_files import refuse_existing, strict_json
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.diverged import Diverged
 from nni_plugins.tools.own_code import allow_own_code, is_own, own
+from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
 from search_spaces.image_shapes import IMAGE_SHAPES, image_shape
 from search_spaces.published import published_names
 from search_spaces.registry import built_in_spaces
@@ -40,6 +42,8 @@ STRATEGY_HELP = f"{', '.join(built_in_specs())}, that of an installed package, o
 SPACES = ", ".join(built_in_spaces())
 SPACE_HELP = f"{SPACES}, that of an installed package, or module:function for your own"
 OWN_SPACE_HELP = "module:function of your own space; that a file names it does not import it"
+RESUME_ADVICE = "run the same command again to resume after the last finished epoch."
+FORCE_HELP = "replace the result in the folder if there is one"
 SET_HELP = (
     "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
     "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
@@ -73,23 +77,24 @@ def build_parser() -> argparse.ArgumentParser:
         "search",
         help="search an architecture, retrain it, export it and check it",
         epilog=SETTINGS_HELP,
-        description="The work of one NNI trial without NNI's manager. The same command resumes what was interrupted.",
+        description="The work of one NNI trial without NNI's manager. If it is interrupted, run it again to resume.",
     )
     search.add_argument("--strategy", default="bnas_v2_pc", help=f"{STRATEGY_HELP} (default: %(default)s)")
     search.add_argument("--space", default="bcnn", help=f"{SPACE_HELP} (default: %(default)s)")
-    _add_data(search)
+    _add_data(search, default="digits")
     _add_out(search)
 
     retrain = commands.add_parser(
         "retrain",
         help="train the network of a genotype, export it and check it",
         epilog=SETTINGS_HELP,
-        description="Train a published genotype or one from a file from scratch on the whole training set.",
+        description="Train a published genotype or one from a file from scratch on the whole training set. Of a result "
+        "folder, data set and network sizes are taken over unless given.",
     )
     retrain.add_argument("genotype", type=os.path.expanduser, help=GENOTYPE_HELP)
     retrain.add_argument("--space", help=OWN_SPACE_HELP)
     retrain.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
-    _add_data(retrain)
+    _add_data(retrain, default="that of a result folder, or else digits")
     _add_out(retrain)
 
     export = commands.add_parser(
@@ -99,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("folder", type=os.path.expanduser, help="folder of an earlier result")
     export.add_argument("--out", type=os.path.expanduser, required=True, help="folder to make")
-    export.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    export.add_argument("--force", action="store_true", help=FORCE_HELP)
     export.add_argument("--data", help=f"{DATA_HELP} (default: what the folder's report names)")
     export.add_argument("--space", help=OWN_SPACE_HELP)
     export.add_argument(
@@ -181,8 +186,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default="digits", help=f"{DATA_HELP} (default: %(default)s)")
+def _add_data(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument("--data", help=f"{DATA_HELP} (default: {default})")
     parser.add_argument(
         "--data-root",
         type=os.path.expanduser,
@@ -201,7 +206,7 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder to make; checkpoints and logs go to OUT.run meanwhile",
     )
-    parser.add_argument("--force", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
 
 
 def _port(text: str) -> int:
@@ -211,8 +216,23 @@ def _port(text: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all is well, 1 if a check failed, 2 for a mistake in the command."""
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0 if all is well, 1 if a check failed, 2 for a mistake in the command, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with stopping_on_signals():
+            return _run(words)
+    except Stopped as stopped:
+        resumable = words[:1] in (["search"], ["retrain"])
+        return say_stopped(stopped, RESUME_ADVICE if resumable else "")
+
+
+def _run(words: Sequence[str]) -> int:
     if words[:1] == ["check"]:  # a process of its own that imports neither torch nor NNI
         from nni_plugins.deploy import check
 
@@ -244,44 +264,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    out = refuse_existing(arguments.out, force=arguments.force)
-    refuse_unknown_data(arguments.data)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
+    if arguments.data is not None:
+        refuse_unknown_data(arguments.data)
     settings = Settings.of(
         strategy=arguments.strategy,
         space=arguments.space,
-        data=arguments.data,
+        data=arguments.data or "digits",
         seed=arguments.seed,
         overrides=parse_assignments(arguments.set),
     )
     from nni_plugins.data import load_data
     from nni_plugins.run.pipeline import run
 
-    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return _finish(run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
-    out = refuse_existing(arguments.out, force=arguments.force)
-    refuse_unknown_data(arguments.data)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
+    if arguments.data is not None:
+        refuse_unknown_data(arguments.data)
     genotype = load_genotype(arguments.genotype, arguments.epoch)
     if is_own(genotype.space):
         own(genotype.space, "search space", "--space")
-    settings = Settings.of(
-        space=genotype.space,
-        data=arguments.data,
-        seed=arguments.seed,
-        overrides=parse_assignments(arguments.set),
-        sections=("retrain", "space" if is_own(genotype.space) else "net"),
-    )
+    overrides = parse_assignments(arguments.set)
+    by_section(overrides, ("retrain", "space" if is_own(genotype.space) else "net"))
     from nni_plugins.data import load_data
     from nni_plugins.run.pipeline import run_retraining
+    from nni_plugins.run.retrain import retraining_settings
 
-    data = load_data(arguments.data, root=arguments.data_root, download=arguments.download)
+    settings = retraining_settings(
+        genotype, result=arguments.genotype, data=arguments.data, seed=arguments.seed, overrides=overrides
+    )
+    data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return _finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    out = refuse_existing(arguments.out, force=arguments.force)
+    out = refuse_existing_result(arguments.out, force=arguments.force)
     if arguments.data is not None:
         refuse_unknown_data(arguments.data)
     from nni_plugins.run.pipeline import export_again

@@ -31,6 +31,7 @@ from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code
+from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
 
 _CHOSEN = ("strategy", "space", "data", "seed")
 """Parameters that choose what a trial runs; all others are settings."""
@@ -86,19 +87,48 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the trial that NNI's manager started; exit status 2 for a user's mistake."""
+    """Run the trial that NNI's manager started.
+
+    Returns
+    -------
+    int
+        0 if all is well, 2 for a user's mistake, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     arguments = build_parser().parse_args(argv)
     quiet_libraries()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    parameters = nni.get_next_parameter() or {}
     try:
+        with stopping_on_signals():
+            return _run(arguments)
+    except Stopped as stopped:
+        return say_stopped(
+            stopped, f"nnictl resume, or this command with NNI_OUTPUT_DIR={work_folder()}, resumes the trial."
+        )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        if arguments.threads is not None:
+            set_threads(arguments.threads)
+        parameters = nni.get_next_parameter() or {}
         allow_own_code(arguments)
         final = (evaluate_cell if arguments.evaluate else search_cell)(parameters, arguments)
     except (ValueError, OSError, Diverged) as error:
         return complain(error)
     nni.report_final_result(final)
     return 0
+
+
+def set_threads(threads: int) -> None:
+    """Let torch compute with ``threads`` threads on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If there would be none.
+    """
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}.")
+    torch.set_num_threads(threads)
 
 
 def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Deployment check: is an exported folder's ``model.onnx`` still the network that was trained?
 
 The check needs two files, ``model.onnx`` and ``reference.npz`` (real images, their labels, the logits that PyTorch
-gave for them, and the SHA-256 of the model), and neither torch nor nni, so it can be repeated wherever the model goes.
+gave for them, the percentage that it classified as labelled, and the SHA-256 of the model), and neither torch nor nni,
+so it can be repeated wherever the model goes.
 
 The model must be byte for byte the exported one, hold its weights itself, satisfy ``onnx.checker`` in full, load in
 onnxruntime, take batches of any size, and agree with PyTorch:
@@ -30,10 +31,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from nni_plugins.deploy.result_folder import MODEL_FILE, REFERENCE_FILE
 from nni_plugins.tools.atomic_files import strict_json
+from nni_plugins.tools.console import complain
 
-MODEL_FILE = "model.onnx"
-REFERENCE_FILE = "reference.npz"
 BATCH_SIZES = (1, 3, 64)
 TOLERANCE = 1e-4
 _PROVIDER = "CPUExecutionProvider"
@@ -51,9 +52,11 @@ class Reference(NamedTuple):
     """float32 (N, classes), PyTorch's answer in evaluation mode on the CPU."""
     sha256: str
     """Hexadecimal checksum of ``model.onnx``."""
+    accuracy: float
+    """Percent of the images that PyTorch classified as labelled."""
 
     def save(self, path: Path) -> None:
-        """Write the four arrays as one compressed ``.npz``."""
+        """Write the five arrays as one compressed ``.npz``."""
         np.savez_compressed(path, **self._asdict())
 
 
@@ -109,7 +112,7 @@ class DeploymentReport:
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON; a number that is not finite becomes None."""
+        """Return the report as plain values for JSON; a number that is not finite becomes None."""
         return {"passed": self.passed, **_plain(asdict(self))}
 
 
@@ -200,6 +203,12 @@ def _check(
 
     predicted = run_model(session, reference.images).argmax(1)
     found["accuracy"] = 100 * float((predicted == reference.labels).mean())
+    expected = 100 * float((reference.logits.argmax(1) == reference.labels).mean())
+    if not abs(expected - reference.accuracy) < 1e-6:
+        failures.append(
+            f"PyTorch classified {reference.accuracy:.2f} % of the reference images as labelled when they were "
+            f"exported, and {expected:.2f} % by the labels that {REFERENCE_FILE} has now."
+        )
     differing = int((predicted != reference.logits.argmax(1)).sum())
     if differing:
         failures.append(
@@ -219,7 +228,7 @@ def load_reference(path: Path) -> Reference:
     missing = [name for name in Reference._fields if name not in arrays]
     if missing:
         raise _Unusable(f"{path} lacks {', '.join(missing)}; export the result again.")
-    images, labels, logits, sha256 = (arrays[name] for name in Reference._fields)
+    images, labels, logits, sha256, accuracy = (arrays[name] for name in Reference._fields)
     shapes_fit = (
         images.ndim == 4
         and logits.ndim == 2
@@ -234,11 +243,22 @@ def load_reference(path: Path) -> Reference:
         )
     if not (np.isfinite(images).all() and np.isfinite(logits).all()):
         raise _Unusable(f"{path} holds images or logits that are not finite, so nothing can be compared with them.")
-    return Reference(images, labels, logits, str(sha256))
+    classes = logits.shape[1]
+    if not np.issubdtype(labels.dtype, np.integer) or not 0 <= labels.min() <= labels.max() < classes:
+        raise _Unusable(
+            f"{path} must hold whole numbers from 0 to {classes - 1} as labels, one of {classes} classes each, got "
+            f"{labels.dtype} from {labels.min()} to {labels.max()}; export the result again."
+        )
+    if accuracy.shape != () or not np.issubdtype(accuracy.dtype, np.floating):
+        raise _Unusable(
+            f"{path} must hold the accuracy as one number, got {accuracy.dtype} {accuracy.shape}; export the result "
+            "again."
+        )
+    return Reference(images, labels, logits, str(sha256), float(accuracy))
 
 
 def open_session(model: bytes | str, threads: int) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU for a model's bytes or path."""
+    """Return an onnxruntime session on the CPU for a model's bytes or path."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -250,7 +270,7 @@ def open_session(model: bytes | str, threads: int) -> onnxruntime.InferenceSessi
 
 
 def run_model(session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Logits (N, classes) of normalised float32 images (N, C, H, W), ``batch_size`` at a time."""
+    """Return the logits (N, classes) of normalised float32 images (N, C, H, W), ``batch_size`` at a time."""
     name = session.get_inputs()[0].name
     try:
         batches = [
@@ -285,7 +305,7 @@ def _parse(content: bytes) -> onnx.ModelProto:
 
 
 def _check_interface(session: onnxruntime.InferenceSession, reference: Reference) -> None:
-    """One input (batch, C, H, W) with a free batch size, one output."""
+    """Refuse all but one input (batch, C, H, W) with a free batch size and one output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise _Unusable(f"{MODEL_FILE} must have one input and one output, got {len(inputs)} and {len(outputs)}.")
@@ -341,7 +361,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_report(report: DeploymentReport, folder: str | Path) -> None:
-    """The report as a table, then what failed, sentence by sentence."""
+    """Print the report as a table, then what failed, sentence by sentence."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -404,8 +424,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             latency_runs=arguments.latency_runs,
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     if arguments.json:
         print(strict_json(report.to_dict()))
     else:

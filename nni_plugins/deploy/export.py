@@ -25,13 +25,22 @@ from torch import Tensor, nn
 
 from nni_plugins.data import ImageSet
 from nni_plugins.data.streamed import available_cpus
-from nni_plugins.deploy.check import MODEL_FILE, REFERENCE_FILE, Reference, check_deployment, open_session, run_model
+from nni_plugins.deploy.check import Reference, check_deployment, open_session, run_model
+from nni_plugins.deploy.result_folder import (
+    CELLS_FILE,
+    GENOTYPE_FILE,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    REPORT_FILE,
+    WEIGHTS_FILE,
+    new_result,
+    refuse_existing_result,
+)
 from nni_plugins.report.cell_picture import draw_cells
-from nni_plugins.tools.atomic_files import atomic_directory, refuse_existing, strict_json
+from nni_plugins.tools.atomic_files import strict_json
 from search_spaces import Genotype
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "nni", "numpy", "onnx", "onnxruntime", "onnxscript")
-WEIGHTS_FILE = "weights.safetensors"
 _REFERENCE_BYTES = 2**19
 _REFERENCE_IMAGES = (64, 256)
 
@@ -111,7 +120,7 @@ def export_result(
     files
         Further texts to put in, by file name.
     force
-        Replace ``folder`` if it exists.
+        Replace the result in ``folder`` if there is one; other files there are kept.
 
     Returns
     -------
@@ -119,32 +128,33 @@ def export_result(
         ``report`` with ``weights_sha256``, ``versions`` and ``deployment`` added, as in ``report.json``, where a number
         that is not finite is null. ``deployment`` is the report of
         :func:`nni_plugins.deploy.check.check_deployment` and ``test_accuracy``, percent of the whole test set through
-            onnxruntime, or None if it does not run there. A model
-        that fails the check is kept, for its weights are worth it: see ``deployment["passed"]``.
+        onnxruntime, or None if it does not run there. A model that fails the check is kept, for its weights are worth
+        it: see ``deployment["passed"]``.
 
     Raises
     ------
     FileExistsError
-        If ``folder`` exists and ``force`` is not set.
+        If ``folder`` exists and ``force`` is not set, or is something other than a result folder.
     ValueError
         If the network does not return logits.
     """
-    refuse_existing(folder, force=force)
+    refuse_existing_result(folder, force=force)
     net = copy.deepcopy(net).cpu().eval()
     images, labels = (torch.cat(parts) for parts in zip(*_test_batches(data, _reference_indices(data)), strict=True))
 
-    with atomic_directory(folder, force=force) as temporary:
+    with new_result(folder, force=force) as temporary:
         model_file = temporary / MODEL_FILE
         export_onnx(net, images, model_file)
         with torch.no_grad():
             logits = torch.cat([net(batch) for batch in images.split(64)])
         sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
-        Reference(images.numpy(), labels.numpy(), logits.numpy(), sha256).save(temporary / REFERENCE_FILE)
+        accuracy = 100 * float((logits.argmax(1) == labels).double().mean())
+        Reference(images.numpy(), labels.numpy(), logits.numpy(), sha256, accuracy).save(temporary / REFERENCE_FILE)
 
         for name, text in (files or {}).items():
             (temporary / name).write_text(text)
-        genotype.save(temporary / "genotype.json")
-        draw_cells(genotype, temporary / "cells.svg")
+        genotype.save(temporary / GENOTYPE_FILE)
+        draw_cells(genotype, temporary / CELLS_FILE)
         state = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
         weights = safetensors.torch.save(state)
         (temporary / WEIGHTS_FILE).write_bytes(weights)
@@ -161,7 +171,7 @@ def export_result(
                 "deployment": deployment,
             }
         )
-        (temporary / "report.json").write_text(text + "\n")
+        (temporary / REPORT_FILE).write_text(text + "\n")
     return json.loads(text)
 
 
@@ -181,7 +191,7 @@ def load_weights(folder: Path, report: Mapping[str, Any]) -> dict[str, Tensor]:
         If the file's SHA-256 is not the one in ``report``, so that its weights are not those that were tested.
     """
     content = (folder / WEIGHTS_FILE).read_bytes()
-    found, expected = hashlib.sha256(content).hexdigest(), str(report.get("weights_sha256"))
+    found, expected = hashlib.sha256(content).hexdigest(), str(report.get("weights_sha256", "none"))
     if found != expected:
         raise ValueError(
             f"{folder / WEIGHTS_FILE} is not the file that was exported: its SHA-256 starts with {found[:12]}, "
@@ -189,6 +199,14 @@ def load_weights(folder: Path, report: Mapping[str, Any]) -> dict[str, Tensor]:
             f"nni-plugins retrain {folder} --out NEW."
         )
     return safetensors.torch.load(content)
+
+
+def measure_accuracy(net: nn.Module, data: ImageSet) -> float:
+    """Return the percentage of the test set that ``net``, in evaluation mode on the CPU, classifies as labelled."""
+    net = copy.deepcopy(net).cpu().eval()
+    with torch.no_grad():
+        correct = sum(int((net(images).argmax(1) == labels).sum()) for images, labels in _test_batches(data))
+    return 100 * correct / len(data.y_test)
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:
@@ -200,7 +218,7 @@ def _drop_traces(model: onnx.ModelProto) -> None:
 
 
 def _reference_indices(data: ImageSet) -> Tensor:
-    """Up to 256 test images, evenly spread: as many as fill half a megabyte as float32, but 64 in any case."""
+    """Return up to 256 test images, evenly spread: as many as fill half a megabyte as float32, but 64 in any case."""
     least, most = _REFERENCE_IMAGES
     fitting = _REFERENCE_BYTES // (4 * data.in_channels * data.image_size**2)
     total = len(data.y_test)
@@ -208,13 +226,13 @@ def _reference_indices(data: ImageSet) -> Tensor:
 
 
 def _test_batches(data: ImageSet, indices: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised test images with their labels on the CPU, in order."""
+    """Yield normalised test images with their labels on the CPU, in order."""
     for images, labels in data.loader("test", training=False, batch_size=64, seed=0, indices=indices):
         yield images.cpu().contiguous(), labels.cpu()
 
 
 def _test_accuracy(model_file: Path, data: ImageSet) -> float:
-    """Percent of the test set that onnxruntime classifies as labelled."""
+    """Return the percentage of the test set that onnxruntime classifies as labelled."""
     session = open_session(str(model_file), available_cpus())
     correct = sum(
         int((run_model(session, images.numpy()).argmax(1) == labels.numpy()).sum())

@@ -6,7 +6,6 @@ may stand in for the training; then its validation accuracy is what the evolutio
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from nni_plugins.run.epoch_report import EpochRecord, EpochReport
 from nni_plugins.run.networks import build_net, build_space, classifier_of
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
-from nni_plugins.run.work_folder import claim
+from nni_plugins.run.work_folder import Stage, claim, leave
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces import Genotype
 
@@ -82,21 +81,17 @@ def evaluate_candidate(
     -------
     dict
         Flat numbers and texts; ``default`` is the validation accuracy after the last epoch, in percent.
+
+    Raises
+    ------
+    ValueError
+        If a setting does not fit the data or the space, or ``work`` holds the evaluation of another cell.
+    BlockingIOError
+        If another process works in ``work``.
+    Diverged
+        If a loss is not finite.
     """
     genotype = Genotype.from_sample(sample, settings.space)
-    with claim(work, settings, data, genotype=genotype):
-        return _train_and_validate(genotype, sample, settings, data, out, work, on_epoch)
-
-
-def _train_and_validate(
-    genotype: Genotype,
-    sample: Mapping[str, Any],
-    settings: Settings,
-    data: ImageSet,
-    out: Path,
-    work: Path,
-    on_epoch: Callable[[EpochRecord], None] | None,
-) -> dict[str, Any]:
     recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
@@ -118,8 +113,10 @@ def _train_and_validate(
 
     report = EpochReport("evaluate", measure, on_epoch)
     trainer = make_trainer(recipe, work, report, gradient_clip_val=recipe.gradient_clip_val)
-    trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
-    shutil.rmtree(work / "evaluate", ignore_errors=True)
+    with claim(work):
+        Stage.of_evaluation(settings, genotype, data.fingerprint()).enter(work)
+        trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
+        leave(work)
     atomic_write(out / "genotype.json", genotype.to_json())
     last = report.history[-1]
     return {

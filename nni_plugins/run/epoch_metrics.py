@@ -46,6 +46,13 @@ class SearchMeasure:
         Measures what only its kind of search has.
     validation
         Batches of the architecture half, in order and without augmentation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no table where the settings name one.
+    ValueError
+        If it is no table, or the space has none.
     """
 
     def __init__(
@@ -56,6 +63,11 @@ class SearchMeasure:
         self._strategy = strategy
         self._validation = validation
         self._table = None if settings.search.table is None else Table.load(settings.search.table)
+        if self._table is not None and settings.space != "nasbench201":
+            raise ValueError(
+                f"table is for cells of the nasbench201 space, but the space is {settings.space}; leave table out, or "
+                "search nasbench201."
+            )
 
     def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochRecord:
         """Return the record of the epoch that ends."""

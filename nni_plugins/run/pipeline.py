@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import itertools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nni_plugins.data import ImageSet, load_data
-from nni_plugins.deploy.export import export_result, load_weights
+from nni_plugins.deploy.export import export_result, load_weights, measure_accuracy
+from nni_plugins.deploy.result_folder import GENOTYPE_FILE, REPORT_FILE, WEIGHTS_FILE, refuse_existing_result
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.networks import build_net
+from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
 from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import SearchResult, search
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.work_folder import Claim, claim, reserved
-from nni_plugins.tools.atomic_files import refuse_existing
+from nni_plugins.run.work_folder import Stage, claim, leave, reserved
+from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces import Genotype
+
+_logger = logging.getLogger(__name__)
+
+ROUNDING = 0.1
+"""Points of test accuracy by which another device or precision may change a network's answer."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class RunResult:
     report: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the run as flat numbers and texts: what a trial reports as its final result."""
+        """Return the figures of the run as flat numbers and texts: what a trial reports as its final result."""
         deployment = self.report["deployment"]
         latency = deployment["latency"]
         settings = self.report["settings"]
@@ -78,7 +86,9 @@ def run(
     out
         Folder of the results.
     work
-        Folder of checkpoints and logs; a run interrupted there resumes. Checkpoints are removed at the end.
+        Folder of checkpoints and logs; a run interrupted there resumes. A finished search is used again where only
+        settings of the retraining have changed. Its genotype lies there as soon as it ends; checkpoints are removed
+        when the result is complete.
     force
         Replace ``out`` if it exists.
     on_epoch
@@ -93,33 +103,49 @@ def run(
     BlockingIOError
         If another process works in ``work`` or for ``out``.
     """
-    refuse_existing(out, force=force)
-    with claim(work, settings, data, out=out) as claimed:
-        return _retrain_and_export(search(settings, data, work, on_epoch), settings, data, out, work, force, claimed)
+    refuse_existing_result(out, force=force)
+    rehearse(settings, data)
+    data_sha256 = data.fingerprint()
+    with claim(work, out=out):
+        threads = Stage.of_search(settings, data_sha256).enter(work)
+        found = search(settings, data, work, on_epoch)
+        atomic_write(work / GENOTYPE_FILE, found.genotype.to_json())
+        threads += Stage.of_retraining(settings, found.genotype, data_sha256).enter(work, first=False)
+        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force)
 
 
 def run_retraining(
     genotype: Genotype, settings: Settings, data: ImageSet, *, out: Path, work: Path, force: bool = False
 ) -> RunResult:
     """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`."""
-    refuse_existing(out, force=force)
-    with claim(work, settings, data, genotype=genotype, out=out) as claimed:
+    refuse_existing_result(out, force=force)
+    rehearse_retraining(genotype, settings, data)
+    data_sha256 = data.fingerprint()
+    with claim(work, out=out):
+        threads = Stage.of_retraining(settings, genotype, data_sha256).enter(work)
         found = SearchResult(genotype, genotype.to_sample(), [])
-        return _retrain_and_export(found, settings, data, out, work, force, claimed)
+        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force)
 
 
 def _retrain_and_export(
-    found: SearchResult, settings: Settings, data: ImageSet, out: Path, work: Path, force: bool, claimed: Claim
+    found: SearchResult,
+    settings: Settings,
+    data: ImageSet,
+    data_sha256: str,
+    threads: Sequence[int],
+    out: Path,
+    work: Path,
+    force: bool,
 ) -> RunResult:
     retrained = retrain(found.genotype, settings, data, work, sample=found.sample)
     last = found.history[-1] if found.history else {}
     report = {
         "settings": settings.to_dict(),
         "seed": settings.seed,
-        "threads": list(claimed.threads),
+        "threads": [number for number, _ in itertools.groupby(threads)],
         "data": {
             "name": settings.data,
-            "sha256": claimed.data_sha256,
+            "sha256": data_sha256,
             "classes": data.num_classes,
             "in_channels": data.in_channels,
             "image_size": data.image_size,
@@ -142,8 +168,7 @@ def _retrain_and_export(
     report = export_result(
         out, genotype=found.genotype, net=retrained.net, data=data, report=report, files=files, force=force
     )
-    for stage in ("search", "retrain"):
-        shutil.rmtree(work / stage, ignore_errors=True)
+    leave(work)
     return RunResult(out, found.genotype, report)
 
 
@@ -167,6 +192,11 @@ def export_again(
     force
         Replace ``out`` if it exists.
 
+    Returns
+    -------
+    RunResult
+        Its test accuracy is measured anew; a warning says where it is not the one of the earlier report.
+
     Raises
     ------
     FileNotFoundError
@@ -178,17 +208,47 @@ def export_again(
     BlockingIOError
         If another process works for ``out``.
     """
-    refuse_existing(out, force=force)
-    for name in ("genotype.json", "weights.safetensors", "report.json"):
+    refuse_existing_result(out, force=force)
+    for name in (GENOTYPE_FILE, WEIGHTS_FILE, REPORT_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; give a folder that search or retrain has made.")
-    genotype = Genotype.load(folder / "genotype.json")
+    genotype = Genotype.load(folder / GENOTYPE_FILE)
     report = read_report(folder)
+    weights = load_weights(folder, report)
     settings = Settings.from_dict(report["settings"])
+    if genotype.space != settings.space:
+        raise ValueError(
+            f"{folder / GENOTYPE_FILE} is a cell of the {genotype.space} space, but {REPORT_FILE} there is of the "
+            f"{settings.space} space; restore the folder from a copy."
+        )
     image_set = load_data(data or settings.data, root=data_root)
     net = build_net(genotype, settings, image_set)
-    net.load_state_dict(load_weights(folder, report))
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError:
+        raise ValueError(
+            f"The weights in {folder} are not those of the network that its {GENOTYPE_FILE}, the settings in its "
+            f"{REPORT_FILE} and the data {image_set.name} make; restore the folder from a copy, or pass the --data "
+            "that it was trained on."
+        ) from None
+    accuracy = measure_accuracy(net, image_set)
+    _say_if_changed(report, accuracy, image_set)
     kept = {name: value for name, value in report.items() if name not in ("deployment", "versions")}
     with reserved(out):
-        exported = export_result(out, genotype=genotype, net=net, data=image_set, report=kept, force=force)
+        exported = export_result(
+            out, genotype=genotype, net=net, data=image_set, report={**kept, "test_accuracy": accuracy}, force=force
+        )
     return RunResult(out, genotype, exported)
+
+
+def _say_if_changed(report: dict[str, Any], accuracy: float, data: ImageSet) -> None:
+    before = report.get("test_accuracy")
+    if isinstance(before, (int, float)) and abs(accuracy - before) <= ROUNDING:
+        return
+    trained_on = report["data"].get("sha256") if isinstance(report.get("data"), dict) else None
+    reason = "" if trained_on == data.fingerprint() else f", whose test images are not those of the report: {data.name}"
+    _logger.warning("The test accuracy is %.2f %% now, and %s in the report%s.", accuracy, _percent(before), reason)
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.2f} %" if isinstance(value, (int, float)) else "not a number"

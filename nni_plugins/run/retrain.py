@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from torch import nn
 
-from nni_plugins.data import ImageSet, retrain_loaders
+from nni_plugins.data import EpochLoader, ImageSet, retrain_loaders
 from nni_plugins.methods.metric import VALIDATION_ACCURACY
+from nni_plugins.methods.registry import method_specs
+from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
+from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.networks import build_net, classifier_of
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
@@ -26,6 +29,96 @@ class Retrained:
     net: nn.Module
     test_accuracy: float
     history: History
+
+
+def retraining_settings(
+    genotype: Genotype,
+    *,
+    result: str | Path | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Return the settings that retrain ``genotype``: the given ones over those of the run that it comes from.
+
+    Parameters
+    ----------
+    genotype
+        The architecture.
+    result
+        The result folder that it comes from, whose report gives the data, the method, the arguments of the space and
+        the sizes of the network. Anything else, such as the name of a published genotype, gives nothing.
+    data
+        Name of the data; by default that of the result, or else ``digits``.
+    seed, overrides
+        As in :meth:`Settings.of`.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`Settings.of`; if the folder's report is damaged.
+    """
+    before: dict[str, Any] = {}
+    method: dict[str, str] = {}
+    if result is not None and (Path(result) / "report.json").is_file():
+        origin = Settings.from_dict(read_report(result)["settings"])
+        if origin.space == genotype.space:
+            arguments = {"space": origin.space_arguments, "net": origin.net_arguments}
+            before = {
+                f"{section}.{name}": value for section, values in arguments.items() for name, value in values.items()
+            }
+        if origin.strategy in method_specs():  # code that a file names is not imported
+            method = {"strategy": origin.strategy}
+        data = data or origin.data
+    return Settings.of(
+        **method,
+        space=genotype.space,
+        data=data or "digits",
+        seed=seed,
+        overrides={**before, **(overrides or {})},
+    )
+
+
+class RetrainParts(NamedTuple):
+    """What a retraining trains and tests, and on what."""
+
+    net: nn.Module
+    module: ImageClassifier
+    batches: EpochLoader
+    test_batches: EpochLoader
+
+
+def build_retraining(
+    genotype: Genotype, settings: Settings, data: ImageSet, sample: Mapping[str, Any] | None = None
+) -> RetrainParts:
+    """Return the parts of a retraining, its network freshly initialised from the settings' seed.
+
+    Parameters
+    ----------
+    genotype, settings, data, sample
+        As in :func:`retrain`.
+
+    Raises
+    ------
+    ValueError
+        If a setting of the retraining or a size of the network is not valid, or does not fit the data.
+    """
+    recipe = settings.retrain
+    pl.seed_everything(settings.seed, verbose=False)
+    net = build_net(genotype, settings, data, sample)
+    module = classifier_of(net, settings, data)
+    try:
+        batches, test_batches = retrain_loaders(
+            data,
+            batch_size=recipe.batch_size,
+            seed=settings.seed,
+            device=device(),
+            cutout=recipe.cutout,
+            channels_last=recipe.channels_last,
+        )
+    except ValueError as error:
+        raise ValueError(f"The settings retrain.* do not fit the data: {error}") from None
+    return RetrainParts(net, module, batches, test_batches)
 
 
 def retrain(
@@ -50,19 +143,16 @@ def retrain(
         Checkpoints and logs.
     on_epoch
         Called with the record of every finished epoch.
+
+    Raises
+    ------
+    ValueError
+        As :func:`build_retraining`.
+    Diverged
+        If a loss is not finite.
     """
     recipe = settings.retrain
-    pl.seed_everything(settings.seed, verbose=False)
-    net = build_net(genotype, settings, data, sample)
-    module = classifier_of(net, settings, data)
-    batches, test_batches = retrain_loaders(
-        data,
-        batch_size=recipe.batch_size,
-        seed=settings.seed,
-        device=device(),
-        cutout=recipe.cutout,
-        channels_last=recipe.channels_last,
-    )
+    net, module, batches, test_batches = build_retraining(genotype, settings, data, sample)
     report = EpochReport(
         "retrain",
         lambda trainer, _: EpochRecord(trainer.current_epoch, module.epoch_metrics("training")),

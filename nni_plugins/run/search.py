@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 
-from nni_plugins.data import ImageSet, search_loaders
+from nni_plugins.data import ImageSet, SearchLoaders, search_loaders
+from nni_plugins.methods.spec import Strategy
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_metrics import SearchMeasure, hessian_stop_epoch
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
@@ -28,6 +29,41 @@ class SearchResult:
     genotype: Genotype
     sample: dict[str, Any]
     history: History
+
+
+class SearchParts(NamedTuple):
+    """What a search trains, on what, and how it is measured."""
+
+    strategy: Strategy
+    supernet: Any
+    loaders: SearchLoaders
+    measure: SearchMeasure
+
+
+def build_search(settings: Settings, data: ImageSet) -> SearchParts:
+    """Return the parts of a search, its supernet freshly initialised from the settings' seed.
+
+    Raises
+    ------
+    ValueError
+        If the strategy cannot search the space, or a setting does not fit the data.
+    """
+    pl.seed_everything(settings.seed, verbose=False)
+    strategy, recipe = settings.make_strategy(), settings.search
+    supernet: Any = strategy.mutate_model(build_space(settings, data))
+    if recipe.channels_last:
+        supernet = supernet.to(memory_format=torch.channels_last)
+    loaders = search_loaders(
+        data,
+        batch_size=recipe.batch_size,
+        seed=settings.seed,
+        device=device(),
+        fractions=(recipe.weights_fraction, recipe.architecture_fraction),
+        cutout=recipe.cutout,
+        augment_validation=recipe.augment_validation,
+        channels_last=recipe.channels_last,
+    )
+    return SearchParts(strategy, supernet, loaders, SearchMeasure(settings, strategy, loaders.validation))
 
 
 def search(
@@ -52,35 +88,21 @@ def search(
     Raises
     ------
     ValueError
-        If the strategy cannot search the space.
+        As :func:`build_search`.
     Diverged
         If a loss is not finite.
     """
-    pl.seed_everything(settings.seed, verbose=False)
-    strategy, recipe = settings.make_strategy(), settings.search
-    supernet: Any = strategy.mutate_model(build_space(settings, data))
-    if recipe.channels_last:
-        supernet = supernet.to(memory_format=torch.channels_last)
-    loaders = search_loaders(
-        data,
-        batch_size=recipe.batch_size,
-        seed=settings.seed,
-        device=device(),
-        fractions=(recipe.weights_fraction, recipe.architecture_fraction),
-        cutout=recipe.cutout,
-        augment_validation=recipe.augment_validation,
-        channels_last=recipe.channels_last,
-    )
+    parts, recipe = build_search(settings, data), settings.search
     report = EpochReport(
         "search",
-        SearchMeasure(settings, strategy, loaders.validation),
+        parts.measure,
         on_epoch,
         stops=lambda history: hessian_stop_epoch(recipe, history) is not None,
     )
-    trainer = make_trainer(recipe, folder, report, extra_epochs=strategy.extra_epochs)
-    evaluator = strategy.make_evaluator(ImageClassifier(recipe, data.num_classes), trainer, loaders)
+    trainer = make_trainer(recipe, folder, report, extra_epochs=parts.strategy.extra_epochs)
+    evaluator = parts.strategy.make_evaluator(ImageClassifier(recipe, data.num_classes), trainer, parts.loaders)
     evaluator.fit_kwargs = resume_arguments(folder / "search")
-    evaluator.evaluate(supernet)
+    evaluator.evaluate(parts.supernet)
     if (epoch := hessian_stop_epoch(recipe, report.history)) is not None:
         genotype = genotype_of_epoch(report.history, epoch + 1)
         return SearchResult(genotype, genotype.to_sample(), report.history)

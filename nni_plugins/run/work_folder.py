@@ -1,18 +1,21 @@
-"""The folder that a run works in: one live process at a time, and only the run that began there.
+"""The folder that a run works in: one live process at a time, and every stage of it only for what began there.
 
-Beside checkpoints and logs it holds ``settings.json``: the settings, the SHA-256 of the data, and the numbers of CPU
-threads that computed the run so far. ``run.lock`` is locked by the operating system, so that the lock ends with the
-process that holds it, however that ends; ``run.holder`` names the process.
+Each stage (search, retraining, evaluation) has a sub-folder with its checkpoints and ``settings.json``: the settings
+that the stage depends on, the SHA-256 of the data, and the numbers of CPU threads that computed it so far. So a run
+whose retraining is set otherwise still has its search. ``run.lock`` is locked by the operating system, so that the lock
+ends with the process that holds it, however that ends; ``run.holder`` names the process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,9 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from nni_plugins.data import ImageSet
+from nni_plugins.run.checkpoint import checkpoints
 from nni_plugins.run.settings import Settings
-from nni_plugins.tools.atomic_files import atomic_write, naming_a_full_disk, strict_json
+from nni_plugins.tools.atomic_files import atomic_write, clear_killed, naming_a_full_disk, strict_json
 from search_spaces import Genotype
 
 _logger = logging.getLogger(__name__)
@@ -32,52 +35,19 @@ WORKERS_OUTLIVE = 10.0
 """Seconds for which the data loader's workers of a killed process may hold its lock: they look for it every five."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a claimed folder knows of its run.
-
-    Parameters
-    ----------
-    data_sha256
-        Fingerprint of the data.
-    threads
-        Numbers of CPU threads that torch has computed the run with, in their order; several if it was resumed with
-        another number.
-    """
-
-    data_sha256: str
-    threads: tuple[int, ...]
-
-
 @contextlib.contextmanager
-def claim(
-    work: Path,
-    settings: Settings,
-    data: ImageSet,
-    *,
-    genotype: Genotype | None = None,
-    out: Path | None = None,
-) -> Iterator[Claim]:
-    """Hold ``work`` for a run of ``settings`` on ``data``, new or resumed, and ``out`` for its results.
+def claim(work: Path, *, out: Path | None = None) -> Iterator[None]:
+    """Hold ``work`` for one run, and ``out`` for its results.
 
     Parameters
     ----------
     work
         Folder of checkpoints and logs.
-    settings, data, genotype
-        What the run is; a resumed one must have the same. ``genotype`` is that of a retraining alone.
     out
         Folder of results, which another run may not be about to write.
 
-    Yields
-    ------
-    Claim
-        What ends up in the report. A resume with another number of threads gives a warning.
-
     Raises
     ------
-    ValueError
-        If ``work`` holds a run with other settings, or whose data was different.
     BlockingIOError
         If another process holds ``work`` or ``out``.
     FullDiskError
@@ -88,12 +58,18 @@ def claim(
         if out is not None:
             held.enter_context(reserved(out))
         held.enter_context(naming_a_full_disk(work))
-        yield _begin_or_resume(work, settings, data, genotype)
+        yield
 
 
-def reserved(out: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the result folder ``out``, which need not exist, by a hidden lock file beside it; see :func:`locked`."""
-    return locked(out, out.with_name(f".{out.name}.lock"))
+@contextlib.contextmanager
+def reserved(out: Path) -> Iterator[None]:
+    """Hold the result folder ``out``, which need not exist, by a hidden lock file beside it; see :func:`locked`.
+
+    What killed processes have left of an export to ``out`` is cleared.
+    """
+    with locked(out, out.with_name(f".{out.name}.lock")):
+        clear_killed(out)
+        yield
 
 
 @contextlib.contextmanager
@@ -147,44 +123,131 @@ def _has_died(holder: _Holder | None) -> bool:
     return holder is not None and holder.host == socket.gethostname() and not psutil.pid_exists(holder.pid)
 
 
-def _begin_or_resume(work: Path, settings: Settings, data: ImageSet, genotype: Genotype | None) -> Claim:
-    path, threads = work / "settings.json", [torch.get_num_threads()]
-    cell = {} if genotype is None else {"genotype": json.loads(genotype.to_json())}
-    run = json.loads(strict_json({**settings.to_dict(), **cell, "data_sha256": data.fingerprint()}))
-    if path.is_file():
-        before = _read_run(path)
-        threads_before = before.pop("threads", [])
-        if {**before, "data_sha256": None} != {**run, "data_sha256": None}:
-            raise ValueError(
-                f"{work} holds a run with other settings (see {path.name} there); choose another output folder, use "
-                "the same settings to resume it, or delete the folder."
-            )
-        if before.get("data_sha256") != run["data_sha256"]:
-            raise ValueError(
-                f"The data {settings.data} has changed since the run in {work} began; bring the same images and labels "
-                "back to resume it, choose another output folder, or delete the folder."
-            )
-        if threads_before and any(work.glob("*/epoch-*.ckpt")):
-            if threads_before[-1:] != threads:
-                _logger.warning(
-                    "The run in %s was computed with %d CPU threads and resumes with %d: its result will differ in the "
-                    "last bits from an uninterrupted one. Set OMP_NUM_THREADS=%d for the same bits.",
-                    work, threads_before[-1], threads[0], threads_before[-1],
-                )  # fmt: skip
-                threads = threads_before + threads
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run, by all that its outcome depends on.
+
+    Parameters
+    ----------
+    name
+        ``search``, ``retrain`` or ``evaluate``: the sub-folder of the work folder.
+    depends_on
+        JSON values; a stage is resumed only by one with the same.
+    data_name, data_sha256
+        What messages call the data, and its fingerprint.
+    """
+
+    name: str
+    depends_on: Mapping[str, Any]
+    data_name: str
+    data_sha256: str
+
+    @classmethod
+    def of_search(cls, settings: Settings, data_sha256: str) -> Stage:
+        """Return the search of ``settings``."""
+        parts = ("strategy", "space", "data", "seed", "choices", "search", "space_arguments")
+        return cls("search", _chosen(settings, parts), settings.data, data_sha256)
+
+    @classmethod
+    def of_retraining(cls, settings: Settings, genotype: Genotype, data_sha256: str) -> Stage:
+        """Return the retraining of ``genotype`` with ``settings``."""
+        parts = ("space", "data", "seed", "retrain", "space_arguments", "net_arguments")
+        return cls("retrain", _chosen(settings, parts, genotype), settings.data, data_sha256)
+
+    @classmethod
+    def of_evaluation(cls, settings: Settings, genotype: Genotype, data_sha256: str) -> Stage:
+        """Return the evaluation of the candidate ``genotype`` with ``settings``; it splits the data as a search."""
+        parts = ("space", "data", "seed", "search", "retrain", "space_arguments", "net_arguments")
+        return cls("evaluate", _chosen(settings, parts, genotype), settings.data, data_sha256)
+
+    def enter(self, work: Path, *, first: bool = True) -> tuple[int, ...]:
+        """Begin or resume the stage in ``work``, which must be claimed.
+
+        Parameters
+        ----------
+        work
+            The work folder.
+        first
+            Whether the run begins with this stage. What lies there of a first stage with other settings is refused; of
+            a later one, it is set aside.
+
+        Returns
+        -------
+        tuple of int
+            Numbers of CPU threads that torch has computed the stage with, in their order. A resume with another number
+            gives a warning.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another first stage, or its data was different.
+        """
+        folder = work / self.name
+        path = folder / "settings.json"
+        threads: tuple[int, ...] = (torch.get_num_threads(),)
+        if checkpoints(folder):  # nothing is lost of a stage that has none
+            before = _read_stage(path)
+            if before["data_sha256"] != self.data_sha256:
+                raise ValueError(
+                    f"The data {self.data_name} has changed since the run in {work} began; bring the same images and "
+                    "labels back to resume it, choose another output folder, or delete the folder."
+                )
+            if before["depends_on"] == json.loads(strict_json(self.depends_on)):
+                threads = _resumed_threads(folder, tuple(before["threads"]), threads[0])
+            elif first:
+                raise ValueError(
+                    f"{folder} holds a {self.name} with other settings (see {path.name} there); choose another output "
+                    "folder, use the same settings to resume it, or delete the folder."
+                )
             else:
-                threads = threads_before
-    atomic_write(path, strict_json({**run, "threads": threads}) + "\n")
-    return Claim(run["data_sha256"], tuple(threads))
+                aside = _set_aside(folder)
+                _logger.warning(
+                    "The settings of this stage have changed: it begins anew, and what was trained with the others is "
+                    "kept in %s; rename it to %s to resume that.", aside, folder.name,
+                )  # fmt: skip
+        record = {"depends_on": self.depends_on, "data_sha256": self.data_sha256, "threads": threads}
+        atomic_write(path, strict_json(record) + "\n")
+        return threads
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def leave(work: Path) -> None:
+    """Remove the checkpoints of all stages of a run that has its result; logs stay."""
+    for name in ("search", "retrain", "evaluate"):
+        for folder in (work / name, *work.glob(f"{name}-[0-9]*")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _chosen(settings: Settings, parts: Sequence[str], genotype: Genotype | None = None) -> dict[str, Any]:
+    values = settings.to_dict()
+    cell = {} if genotype is None else {"genotype": json.loads(genotype.to_json())}
+    return {**{name: values[name] for name in parts}, **cell}
+
+
+def _resumed_threads(folder: Path, before: tuple[int, ...], now: int) -> tuple[int, ...]:
+    if before[-1] == now:
+        return before
+    _logger.warning(
+        "What lies in %s was computed with %d CPU threads and resumes with %d: its result will differ in the last bits "
+        "from an uninterrupted one. Set OMP_NUM_THREADS=%d for the same bits.",
+        folder, before[-1], now, before[-1],
+    )  # fmt: skip
+    return (*before, now)
+
+
+def _set_aside(folder: Path) -> Path:
+    aside = next(path for n in itertools.count(1) if not (path := folder.with_name(f"{folder.name}-{n}")).exists())
+    folder.rename(aside)
+    return aside
+
+
+def _read_stage(path: Path) -> dict[str, Any]:
     try:
-        run = json.loads(path.read_text())
-        if isinstance(run, dict):
-            return run
-    except ValueError:
+        record = json.loads(path.read_text())
+        if record["threads"] and {"depends_on", "data_sha256"} <= record.keys():
+            return record
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         pass
     raise ValueError(
-        f"{path} is damaged; restore it from a backup to resume the run, or delete the folder to start anew."
+        f"{path} is missing or damaged; restore it from a backup to resume the run, or delete {path.parent} to start "
+        "it anew."
     )

@@ -108,6 +108,36 @@ def test_killed_search_ends_bit_identical(
     assert_identical(found.get("relative_nas"), expected.get("relative_nas"))
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", ["search", "retrain"])
+def test_a_run_that_is_asked_to_end_says_how_to_resume(
+    stage: str, number: int, status: int, tmp_path: Path, tiny_data: str
+) -> None:
+    out, long = tmp_path / "out", {"search": ["epochs=5000"], "retrain": ["epochs=2", "retrain.epochs=5000"]}[stage]
+    settings = [
+        *long, "warmup_epochs=1", "batch_size=16", "space.channels=4", "retrain.batch_size=16", "retrain.cutout=0",
+        "net.channels=4", "net.deep_cells=0", "net.enhancement_cells=1",
+    ]  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "nni_plugins.cli", "search", "--data", tiny_data, "--out", str(out), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(Path(f"{out}.run") / stage / "epoch-0001.ckpt", process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    cause = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    advice = "run the same command again to resume after the last finished epoch."
+    assert error.splitlines()[-1] == f"nni-plugins: stopped by {cause}; {advice}" and "Traceback" not in error
+    again = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert again.stdout is not None
+        first = next(line for line in again.stdout if " epoch " in line)
+        assert first.startswith(f"{stage} epoch ") and not first.startswith(f"{stage} epoch 1/")
+    finally:
+        again.kill()
+        again.communicate()
+
+
 def test_a_trial_orphaned_by_a_killed_manager_keeps_its_folder_to_itself(tmp_path: Path, tiny_data: str) -> None:
     """The manager here is a process that starts a trial, as NNI's does, and is killed; its trial lives on."""
     trial = [

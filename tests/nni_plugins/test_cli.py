@@ -102,6 +102,14 @@ def bad_arrays(tmp_path: Path) -> Path:
         (["--set", "space.depth=3"], "There is no argument 'space.depth'; expected one of space.num_classes"),
         (["--set", "batch_size=100000"], "batch"),
         (["--set", "epochs"], "write --set NAME=VALUE"),
+        (
+            ["--set", "retrain.batch_size=99999"],
+            "The settings retrain.* do not fit the data: batch_size 99999 exceeds",
+        ),
+        (["--set", "retrain.cutout=16"], "The settings retrain.* do not fit the data: cutout 16 covers whole"),
+        (["--set", "net.foo=1"], "does not take these sizes"),
+        (["--set", "table=none.npz"], "There is no table at none.npz"),
+        (["--set", "table={arrays}/missing.npz"], "missing.npz lacks the columns"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -112,15 +120,22 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert main(["search", "--out", str(out), "--data-root", str(tmp_path / "none"), *words]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("nni-plugins: ") and expected in error and "\n" not in error
-    assert not out.exists()
+    assert not out.exists() and not Path(f"{out}.run").exists()
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     for words in (["search"], ["retrain", "bnas_v2_clr_v1"], ["export", str(tmp_path)]):
-        assert main([*words, "--out", str(tmp_path)]) == 2
-        assert "--force" in capsys.readouterr().err
+        for more in ([], ["--force"]):
+            assert main([*words, "--out", str(tmp_path), *more]) == 2
+            assert f"{tmp_path} holds kept.txt and no report.json" in capsys.readouterr().err
     assert (tmp_path / "kept.txt").read_text() == "mine"
+
+
+def test_a_device_is_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["search"], ["retrain", "darts_v2"], ["export", "none"], ["draw", "darts_v2"]):
+        assert main([*words, "--out", "/dev/null", "--force"]) == 2
+        assert "/dev/null is a device, pipe or socket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

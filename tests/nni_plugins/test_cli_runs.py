@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_search_leaves_a_whole_folder(searched: Path) -> None:
     assert {file.name for file in searched.iterdir()} == FILES
     report = json.loads((searched / "report.json").read_text())
     assert report["deployment"]["passed"] and len(report["search_history"]) == 2
-    assert not list(searched.parent.glob(".*")), "no temporary folder is left"
+    assert not [path for path in searched.parent.glob(".*") if path.is_dir()], "no temporary folder is left"
 
 
 def test_retrain_a_published_cell(tiny_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,10 +44,12 @@ def test_retrain_a_published_cell(tiny_data: str, tmp_path: Path, capsys: pytest
 
 def test_retrain_the_cell_of_an_earlier_epoch(searched: Path, tiny_data: str, tmp_path: Path) -> None:
     out = tmp_path / "first"
-    words = ["retrain", str(searched), "--epoch", "1", "--data", tiny_data, "--out", str(out), *TRAIN, *SIZES]
-    assert main(words) == 0
-    first = json.loads((searched / "report.json").read_text())["search_history"][0]["genotype"]
-    assert Genotype.load(out / "genotype.json") == Genotype.from_json(first)
+    assert main(["retrain", str(searched), "--epoch", "1", "--out", str(out), *TRAIN, "--set", "net.channels=8"]) == 0
+    before, after = (json.loads((folder / "report.json").read_text()) for folder in (searched, out))
+    assert Genotype.load(out / "genotype.json") == Genotype.from_json(before["search_history"][0]["genotype"])
+    assert after["settings"]["data"] == tiny_data and after["data"]["sha256"] == before["data"]["sha256"]
+    assert after["settings"]["net_arguments"] == {**before["settings"]["net_arguments"], "channels": 8}
+    assert after["settings"]["space_arguments"] == before["settings"]["space_arguments"]
 
 
 def test_export_makes_the_same_model_again(searched: Path, tmp_path: Path) -> None:
@@ -57,6 +60,84 @@ def test_export_makes_the_same_model_again(searched: Path, tmp_path: Path) -> No
     reports = [json.loads((folder / "report.json").read_text()) for folder in (searched, out)]
     assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
     assert reports[1]["deployment"]["passed"]
+
+
+def test_a_finished_search_is_used_again_when_the_retraining_is_set_otherwise(
+    tiny_data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "result"
+    words = ["search", "--data", tiny_data, "--out", str(out), *SEARCH, *TRAIN, *SIZES]
+    assert main([*words, "--set", "retrain.lr=1e30", "--set", "retrain.gradient_clip_val=none"]) == 2
+    output = capsys.readouterr()
+    assert "search epoch 2/2" in output.out and "The loss became" in output.err
+    found = Genotype.load(f"{out}.run/genotype.json")
+    assert main([*words, "--set", "retrain.lr=0.01"]) == 0
+    assert "search epoch" not in capsys.readouterr().out
+    assert Genotype.load(out / "genotype.json") == found
+    report = json.loads((out / "report.json").read_text())
+    assert len(report["search_history"]) == 2 and report["settings"]["retrain"]["lr"] == 0.01
+    assert not list(Path(f"{out}.run").glob("**/*.ckpt"))
+    assert main(words) == 2
+    assert f"{out} holds a complete result already" in capsys.readouterr().err
+
+
+def copied(folder: Path, to: Path, **files: str) -> Path:
+    """A copy of a result in which the report's, or another JSON file's, text has been replaced."""
+    shutil.copytree(folder, to)
+    for name, text in files.items():
+        (to / f"{name}.json").write_text(text)
+    return to
+
+
+def test_export_measures_the_accuracy_anew(
+    searched: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((searched / "report.json").read_text())
+    folder = copied(searched, tmp_path / "copy", report=json.dumps({**report, "test_accuracy": 12.345}))
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+    accuracy = report["test_accuracy"]
+    assert f"The test accuracy is {accuracy:.2f} % now, and 12.35 % in the report." in caplog.text
+    assert f"test accuracy {accuracy:.2f} %" in capsys.readouterr().out
+    exported = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert exported["test_accuracy"] == pytest.approx(accuracy, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("report", "{}", "is not the report of a run"),
+        ("report", "[]", "is not the report of a run"),
+        ("report", '{"settings": {}, "search_history": []}', "weights.safetensors is not the file that was exported"),
+        ("report", "{", "report.json is damaged"),
+        ("genotype", published("darts_v2").to_json(), "genotype.json is a cell of the darts space, but report"),
+        ("genotype", published("bnas_v2_clr_v1").to_json(), "are not those of the network"),
+        ("genotype", "{}", "genotype.json"),
+    ],
+)
+def test_export_of_a_damaged_folder(
+    name: str, text: str, expected: str, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(searched, tmp_path / "copy", **{name: text})
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("nni-plugins: ") and expected in error and "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["strategy", "data", "search", "choices", "net_arguments"])
+def test_export_of_settings_without_a_part(
+    key: str, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((searched / "report.json").read_text())
+    del report["settings"][key]
+    folder = copied(searched, tmp_path / "copy", report=json.dumps(report))
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert key in capsys.readouterr().err
+
+
+def test_export_on_other_data(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(searched), "--data", "digits", "--out", str(tmp_path / "out")]) == 2
+    assert "pass the --data that it was trained on" in capsys.readouterr().err
 
 
 def test_export_takes_no_code_from_a_folder(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def reference(weights: dict[str, np.ndarray]) -> Reference:
     # The first 7 of 70 are labelled wrongly: 90 % accuracy.
     labels = logits.argmax(1)
     labels[:7] = (labels[:7] + 1) % CLASSES
-    return Reference(images, labels, logits, "")
+    return Reference(images, labels, logits, "", 90.0)
 
 
 def build(weights: dict[str, np.ndarray], *, batch: int | str = "batch", channels: int = CHANNELS) -> onnx.ModelProto:
@@ -111,7 +111,7 @@ def test_report_is_json(folder: Path) -> None:
 def test_fewer_images_than_a_batch_are_repeated(
     tmp_path: Path, weights: dict[str, np.ndarray], reference: Reference
 ) -> None:
-    few = Reference(reference.images[:5], reference.labels[:5], reference.logits[:5], "")
+    few = Reference(reference.images[:5], reference.labels[:5], reference.logits[:5], "", 0.0)
     report = check_deployment(write(tmp_path, build(weights), few), latency_runs=1)
     assert report.passed
     assert report.parity[-1].images == 64
@@ -154,7 +154,7 @@ def test_other_top1_fails_where_the_logits_are_within_tolerance(
     logits = reference.logits.copy()
     first, second = np.argsort(logits[66])[:-3:-1]
     logits[66, [first, second]] = logits[66, [second, first]]
-    write(tmp_path, build(weights), reference._replace(logits=logits))
+    write(tmp_path, build(weights), reference._replace(logits=logits, accuracy=100 * 62 / 70))
     report = check_deployment(tmp_path, tolerance=10, latency_runs=1)
     assert report.failures == ("The predicted class differs from PyTorch's for 1 of the 70 reference images.",)
 
@@ -210,7 +210,7 @@ def test_a_flipped_byte_anywhere_is_noticed_without_an_exception(folder: Path, n
 
 def test_reference_without_a_key(folder: Path, reference: Reference) -> None:
     np.savez(folder / REFERENCE_FILE, images=reference.images, sha256="")
-    assert "reference.npz lacks labels, logits;" in only_failure(folder)
+    assert "reference.npz lacks labels, logits, accuracy;" in only_failure(folder)
 
 
 def test_pickled_reference_is_refused_unread(folder: Path, reference: Reference) -> None:
@@ -226,6 +226,14 @@ def test_pickled_reference_is_refused_unread(folder: Path, reference: Reference)
         ("labels", np.zeros(69, np.int64), "labels (69,)"),
         ("logits", np.zeros((69, 5), np.float32), "logits float32 (69, 5)"),
         ("logits", np.full((70, 5), np.nan, np.float32), "not finite"),
+        (
+            "labels",
+            np.full(70, 100),
+            "from 0 to 4 as labels, one of 5 classes each, got int64 from 100 to 100",
+        ),
+        ("labels", np.full(70, -1), "from -1 to -1"),
+        ("labels", np.zeros(70, np.float32), "got float32 from 0.0 to 0.0"),
+        ("accuracy", np.zeros(2), "must hold the accuracy as one number, got float64 (2,)"),
     ],
 )
 def test_reference_that_does_not_fit_itself(
@@ -234,6 +242,21 @@ def test_reference_that_does_not_fit_itself(
     changed: dict[str, Any] = {field: value}
     reference._replace(**changed).save(folder / REFERENCE_FILE)
     assert sentence in only_failure(folder)
+
+
+def test_an_accuracy_that_is_no_number_fails(folder: Path, reference: Reference) -> None:
+    write(folder, onnx.load(folder / MODEL_FILE), reference._replace(accuracy=np.nan))
+    assert only_failure(folder).startswith("PyTorch classified nan % of the reference images as labelled when they ")
+
+
+def test_labels_that_are_not_the_exported_ones_change_the_accuracy(folder: Path, reference: Reference) -> None:
+    shifted = reference._replace(labels=(reference.labels + 1) % CLASSES)
+    write(folder, onnx.load(folder / MODEL_FILE), shifted)
+    found = 100 * float((shifted.labels == reference.logits.argmax(1)).mean())
+    assert only_failure(folder) == (
+        "PyTorch classified 90.00 % of the reference images as labelled when they were exported, and "
+        f"{found:.2f} % by the labels that reference.npz has now."
+    )
 
 
 def test_fixed_batch_size_is_refused(tmp_path: Path, weights: dict[str, np.ndarray], reference: Reference) -> None:

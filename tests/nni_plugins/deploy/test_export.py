@@ -19,7 +19,7 @@ from nni_plugins.cli import main
 from nni_plugins.data import ImageData
 from nni_plugins.deploy import export
 from nni_plugins.deploy.check import check_deployment
-from nni_plugins.deploy.export import export_onnx, export_result, load_weights
+from nni_plugins.deploy.export import export_onnx, export_result, load_weights, measure_accuracy
 from search_spaces import Genotype, evaluation_net, published
 
 ROOT = Path(__file__).parents[3]
@@ -149,6 +149,7 @@ def test_test_accuracy_is_that_of_the_whole_test_set(tmp_path: Path) -> None:
         predicted = net.eval()((data.x_test / 255 - data.mean[0]) / data.std[0]).argmax(1)
     expected = 100 * (predicted == data.y_test).double().mean().item()
     assert report["deployment"]["test_accuracy"] == pytest.approx(expected, abs=1e-9)
+    assert measure_accuracy(net, data) == pytest.approx(expected, abs=1e-9)
     assert report["deployment"]["test_images"] == 400
     assert report["deployment"]["reference_images"] == 256
 
@@ -211,17 +212,28 @@ def test_existing_folder_is_refused_before_anything_is_done(tmp_path: Path) -> N
         def forward(self, images: Tensor) -> Tensor:
             raise AssertionError("the network was run")
 
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match=r"holds mine and no report\.json"):
         export_result(folder, genotype=GENOTYPE, net=Untouchable(), data=small_data(), report={})
     assert (folder / "mine").read_text() == "precious"
 
 
-def test_force_replaces_the_folder(tmp_path: Path) -> None:
+def test_force_replaces_a_result_and_keeps_what_is_not_of_it(tmp_path: Path) -> None:
     folder = tmp_path / "result"
-    folder.mkdir()
-    (folder / "old").touch()
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes" / "mine.txt").write_text("precious")
+    (folder / "report.json").write_text("old")
+    (folder / "history.svg").write_text("of a search that the new result has not")
     export_result(folder, genotype=GENOTYPE, net=small_net(), data=small_data(), report={}, force=True)
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == FILES | {"notes"}
+    assert (folder / "notes" / "mine.txt").read_text() == "precious"
+    assert check_deployment(folder, latency_runs=1).passed
+
+
+def test_force_refuses_a_folder_that_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=f"^{tmp_path} holds mine.txt and no report.json, so that it is not a "):
+        export_result(tmp_path, genotype=GENOTYPE, net=small_net(), data=small_data(), report={}, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("step", ["export_onnx", "check_deployment"])

@@ -1,17 +1,16 @@
-"""One run works in a folder at a time, and only the run that began there: the same settings, the same data."""
+"""One run works in a folder at a time, and each stage of it only on what began there: same settings, same data."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from PIL import Image
 
 from nni_plugins.data import ImageData, load_data
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.work_folder import claim, locked, reserved
+from nni_plugins.run.work_folder import Stage, claim, leave, locked, reserved
 from nni_plugins.tools.atomic_files import FullDiskError
 from search_spaces import published
 
@@ -39,64 +38,112 @@ def settings(tiny_data: str) -> Settings:
     return Settings.of(data=tiny_data)
 
 
-def checkpoint(work: Path) -> None:
-    (work / "search").mkdir()
-    (work / "search" / "epoch-0001.ckpt").touch()
+def checkpoint(work: Path, stage: str = "search", epoch: int = 1) -> Path:
+    path = work / stage / f"epoch-{epoch:04d}.ckpt"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.touch()
+    return path
+
+
+CELL = published("bnas_v2_clr_v1")
 
 
 # Which run it is
 
 
-def test_the_same_run_resumes_and_the_folder_says_what_it_is(
-    tmp_path: Path, settings: Settings, data: ImageData
-) -> None:
+def test_the_same_stage_resumes_and_the_folder_says_what_it_is(tmp_path: Path, settings: Settings) -> None:
     for _ in range(2):
-        with claim(tmp_path / "work", settings, data) as claimed:
-            assert claimed.data_sha256 == data.fingerprint()
-    written = json.loads((tmp_path / "work" / "settings.json").read_text())
-    assert written["strategy"] == settings.strategy
-    assert written["data_sha256"] == data.fingerprint()
+        assert Stage.of_search(settings, "f00d").enter(tmp_path) == (torch.get_num_threads(),)
+        checkpoint(tmp_path)
+    written = json.loads((tmp_path / "search" / "settings.json").read_text())
+    assert written["depends_on"]["strategy"] == settings.strategy
+    assert written["data_sha256"] == "f00d"
     assert written["threads"] == [torch.get_num_threads()]
 
 
-def test_other_settings_or_another_cell_are_refused(tmp_path: Path, settings: Settings, data: ImageData) -> None:
-    with claim(tmp_path, settings, data, genotype=published("bnas_v2_clr_v1")):
-        pass
-    before = (tmp_path / "settings.json").read_bytes()
-    for other, genotype in [
-        (replace(settings, seed=9), published("bnas_v2_clr_v1")),
-        (settings, published("bnas_v2_pc_v1")),
-        (settings, None),
-    ]:
-        with pytest.raises(ValueError, match=f"^{tmp_path} holds a run with other settings"):
-            claim(tmp_path, other, data, genotype=genotype).__enter__()
-    assert (tmp_path / "settings.json").read_bytes() == before
+Change = Callable[[Settings], Settings]
+SEED: Change = lambda settings: replace(settings, seed=9)  # noqa: E731
+SEARCH: Change = lambda settings: replace(settings, search=replace(settings.search, lr=0.7))  # noqa: E731
+RETRAINING: Change = lambda settings: replace(settings, retrain=replace(settings.retrain, lr=0.7))  # noqa: E731
+NET: Change = lambda settings: replace(settings, net_arguments={"channels": 4})  # noqa: E731
 
 
-def test_one_changed_pixel_or_label_is_refused(tmp_path: Path, settings: Settings, data: ImageData) -> None:
-    with claim(tmp_path, settings, data):
-        pass
-    for key in ("x_train", "y_train", "x_test", "y_test"):
-        changed = getattr(data, key).clone()
-        changed.view(-1)[0] = 1 - min(int(changed.view(-1)[0]), 1)
-        sentence = f"^The data {settings.data} has changed since the run in {tmp_path} began; bring the same images"
-        with pytest.raises(ValueError, match=sentence):
-            claim(tmp_path, settings, replace(data, **{key: changed})).__enter__()
-    with claim(tmp_path, settings, data):
-        pass
+@pytest.mark.parametrize("change", [SEED, SEARCH], ids=["seed", "lr"])
+def test_a_search_with_other_settings_is_refused_once_an_epoch_is_done(
+    change: Change, tmp_path: Path, settings: Settings
+) -> None:
+    Stage.of_search(settings, "f00d").enter(tmp_path)
+    Stage.of_search(change(settings), "f00d").enter(tmp_path)  # there is nothing to lose yet
+    checkpoint(tmp_path)
+    before = (tmp_path / "search" / "settings.json").read_bytes()
+    with pytest.raises(ValueError, match=f"^{tmp_path}/search holds a search with other settings"):
+        Stage.of_search(settings, "f00d").enter(tmp_path)
+    assert (tmp_path / "search" / "settings.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]"])
-def test_damaged_settings_are_named(content: str, tmp_path: Path, settings: Settings, data: ImageData) -> None:
-    path = tmp_path / "settings.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=f"^{path} is damaged; restore it"):
-        claim(tmp_path, settings, data).__enter__()
-    assert path.read_text() == content
+@pytest.mark.parametrize("change", [RETRAINING, NET], ids=["retrain.lr", "net.channels"])
+def test_a_search_does_not_depend_on_the_retraining(change: Change, tmp_path: Path, settings: Settings) -> None:
+    Stage.of_search(settings, "f00d").enter(tmp_path)
+    checkpoint(tmp_path)
+    Stage.of_search(change(settings), "f00d").enter(tmp_path)
 
 
-def test_a_full_disk_during_a_run_names_the_folder(tmp_path: Path, settings: Settings, data: ImageData) -> None:
-    with pytest.raises(FullDiskError, match=f"^There is no room to write {tmp_path} "), claim(tmp_path, settings, data):
+@pytest.mark.parametrize("change", [RETRAINING, NET], ids=["retrain.lr", "net.channels"])
+def test_a_later_stage_with_other_settings_begins_anew_and_loses_nothing(
+    change: Change, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    Stage.of_retraining(settings, CELL, "f00d").enter(tmp_path, first=False)
+    checkpoint(tmp_path, "retrain", epoch=7)
+    Stage.of_retraining(change(settings), CELL, "f00d").enter(tmp_path, first=False)
+    assert f"is kept in {tmp_path}/retrain-1; rename it to retrain to resume that" in caplog.text
+    checkpoint(tmp_path, "retrain", epoch=3)
+    Stage.of_retraining(settings, published("bnas_v2_pc_v1"), "f00d").enter(tmp_path, first=False)
+    assert not list((tmp_path / "retrain").glob("*.ckpt"))
+    (tmp_path / "retrain").rename(tmp_path / "third")
+    (tmp_path / "retrain-1").rename(tmp_path / "retrain")
+    Stage.of_retraining(settings, CELL, "f00d").enter(tmp_path)
+    assert (tmp_path / "retrain" / "epoch-0007.ckpt").is_file()
+    assert (tmp_path / "retrain-2" / "epoch-0003.ckpt").is_file()
+
+
+def test_a_first_stage_of_another_cell_is_refused(tmp_path: Path, settings: Settings) -> None:
+    for make, name in ((Stage.of_retraining, "retrain"), (Stage.of_evaluation, "evaluate")):
+        make(settings, CELL, "f00d").enter(tmp_path)
+        checkpoint(tmp_path, name)
+        make(settings, CELL, "f00d").enter(tmp_path)
+        with pytest.raises(ValueError, match=f"^{tmp_path}/{name} holds a {name} with other settings"):
+            make(settings, published("bnas_v2_pc_v1"), "f00d").enter(tmp_path)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_other_data_is_refused(first: bool, tmp_path: Path, settings: Settings) -> None:
+    Stage.of_search(settings, "f00d").enter(tmp_path)
+    checkpoint(tmp_path)
+    sentence = f"^The data {settings.data} has changed since the run in {tmp_path} began; bring the same images"
+    with pytest.raises(ValueError, match=sentence):
+        Stage.of_search(settings, "beef").enter(tmp_path, first=first)
+    Stage.of_search(settings, "f00d").enter(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[1]", "{}", '{"threads": []}'])
+def test_damaged_settings_are_named(content: str | None, tmp_path: Path, settings: Settings) -> None:
+    path = checkpoint(tmp_path).with_name("settings.json")
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=f"^{path} is missing or damaged; restore it"):
+        Stage.of_search(settings, "f00d").enter(tmp_path)
+    assert (path.read_text() if path.exists() else None) == content
+
+
+def test_a_run_that_has_its_result_leaves_only_logs(tmp_path: Path) -> None:
+    for stage in ("search", "retrain", "retrain-1", "tensorboard"):
+        (tmp_path / stage).mkdir()
+    leave(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+
+
+def test_a_full_disk_during_a_run_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(FullDiskError, match=f"^There is no room to write {tmp_path} "), claim(tmp_path):
         os.write(os.open("/dev/full", os.O_WRONLY), b"a line of a log")
 
 
@@ -162,22 +209,21 @@ def threads(number: int) -> Iterator[None]:
 
 
 def test_a_resume_with_other_threads_says_that_the_last_bits_will_differ(
-    tmp_path: Path, settings: Settings, data: ImageData, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with threads(1), claim(tmp_path, settings, data) as claimed:
-        assert claimed.threads == (1,)
-    with threads(2), claim(tmp_path, settings, data) as claimed:  # nothing was computed with one
-        assert claimed.threads == (2,)
+    def enter(number: int) -> tuple[int, ...]:
+        with threads(number):
+            return Stage.of_search(settings, "f00d").enter(tmp_path)
+
+    assert enter(1) == (1,)
+    assert enter(2) == (2,), "nothing was computed with one"
     checkpoint(tmp_path)
-    with threads(2), claim(tmp_path, settings, data) as claimed:
-        assert claimed.threads == (2,)
+    assert enter(2) == (2,)
     assert caplog.text == ""
-    with caplog.at_level(logging.WARNING), threads(1), claim(tmp_path, settings, data) as claimed:
-        assert claimed.threads == (2, 1)
+    assert enter(1) == (2, 1)
     assert "2 CPU threads and resumes with 1: its result will differ in the last bits" in caplog.text
     caplog.clear()
-    with threads(1), claim(tmp_path, settings, data) as claimed:
-        assert claimed.threads == (2, 1)
+    assert enter(1) == (2, 1)
     assert caplog.text == ""
 
 
@@ -206,18 +252,15 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_folder_in_use_is_refused_by_name_until_its_process_dies(
-    tmp_path: Path, settings: Settings, data: ImageData
-) -> None:
+def test_a_folder_in_use_is_refused_by_name_until_its_process_dies(tmp_path: Path) -> None:
     process = hold(tmp_path)
     try:
         for _ in range(2):
             with pytest.raises(BlockingIOError, match=rf"^{tmp_path} is in use by process {process.pid} on \S+; wait "):
-                claim(tmp_path, settings, data).__enter__()
-        assert not (tmp_path / "settings.json").exists()
+                claim(tmp_path).__enter__()
     finally:
         end(process)
-    with claim(tmp_path, settings, data):
+    with claim(tmp_path):
         assert json.loads((tmp_path / "run.holder").read_text())["pid"] == os.getpid()
     assert not (tmp_path / "run.holder").exists()
 
@@ -229,12 +272,21 @@ def test_a_worker_that_outlives_a_killed_process_is_waited_for(tmp_path: Path) -
         pass
 
 
-def test_two_runs_for_one_result_folder(tmp_path: Path, settings: Settings, data: ImageData) -> None:
+def test_two_runs_for_one_result_folder(tmp_path: Path) -> None:
     out = tmp_path / "result"
     with (
-        claim(tmp_path / "one", settings, data, out=out),
+        claim(tmp_path / "one", out=out),
         pytest.raises(BlockingIOError, match=rf"^{out} is in use by process {os.getpid()} on "),
     ):
-        claim(tmp_path / "other", settings, data, out=out).__enter__()
+        claim(tmp_path / "other", out=out).__enter__()
     with reserved(out):
         assert not out.exists()
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next_run_alone(tmp_path: Path) -> None:
+    left = tmp_path / ".result.abcdefgh.partial"
+    left.mkdir()
+    with reserved(tmp_path / "other"):
+        assert left.exists()
+    with reserved(tmp_path / "result"):
+        assert not left.exists()
