@@ -107,7 +107,7 @@ def bad_arrays(tmp_path: Path) -> Path:
             "The settings retrain.* do not fit the data: batch_size 99999 exceeds",
         ),
         (["--set", "retrain.cutout=16"], "The settings retrain.* do not fit the data: cutout 16 covers whole"),
-        (["--set", "net.foo=1"], "does not take these sizes"),
+        (["--set", "net.foo=1"], "There is no argument 'net.foo'; expected one of net.num_classes"),
         (["--set", "table=none.npz"], "There is no table at none.npz"),
         (["--set", "table={arrays}/missing.npz"], "missing.npz lacks the columns"),
     ],

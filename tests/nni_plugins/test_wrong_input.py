@@ -160,7 +160,7 @@ COMMANDS = [
     ("export nowhere --out {out}/r", "nowhere has no genotype.json"),
     ("export no_keys --out {out}/r --data digit", "Unknown data set 'digit'"),
     ("draw nothing --out {out}/c.svg", "'nothing' is neither a genotype file nor a published genotype"),
-    ("draw darts_v2 --out {out}", "exists already"),
+    ("draw darts_v2 --out {out}", "{out} is a folder, not a file; choose another file to write"),
     ("draw '|none~0|' --out {out}/c.svg", "|none~0|"),
     ("draw text.json --out {out}/c.svg", "text.json is not a genotype file"),
     ("draw empty.json --out {out}/c.svg", "empty.json is not a genotype file"),

@@ -52,7 +52,6 @@ def settings(*assignments: str) -> list[str]:
         ("toy_gradient", "toy_space", QUICK),
         ("toy_random", "toy_space", QUICK),
         ("bnas_d", "toy_space", QUICK),
-        ("toy_gradient", "nasbench201", (*QUICK, "space.cells=1", "net.cells=1")),
         # not an entry point: a class that the command line names
         ("toy_nas.methods:ToyRandom", "toy_space", QUICK),
     ],
