@@ -30,8 +30,6 @@ def test_a_right_setting_of_every_space_passes(space: str, tiny_data: str) -> No
         ("batch_size", 65, "batch_size 65 exceeds the 64 images of the weights part"),
         ("retrain.batch_size", 129, r"^The settings retrain\.\* do not fit the data: batch_size 129 exceeds the 128"),
         ("retrain.cutout", 8, r"^The settings retrain\.\* do not fit the data: cutout 8 covers whole 8x8 images"),
-        ("net.foo", 1, "There is no argument 'net.foo'; expected one of net.num_classes"),
-        ("space.foo", 1, "There is no argument 'space.foo'; expected one of space"),
     ],
 )
 def test_a_wrong_setting_is_refused(setting: str, value: int, sentence: str, tiny_data: str) -> None:
