@@ -31,6 +31,7 @@ from search_spaces.published import published_names
 from search_spaces.registry import built_in_spaces
 
 if TYPE_CHECKING:
+    from nni_plugins.data import ImageSet
     from nni_plugins.run.pipeline import RunResult
 
 DATA_HELP = f"{', '.join((*DATA_NAMES, *OWN_DATA))}"
@@ -278,6 +279,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from nni_plugins.run.pipeline import run
 
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
+    settings = _scaled(settings, data, arguments)
     return _finish(run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
 
 
@@ -298,7 +300,17 @@ def _retrain(arguments: argparse.Namespace) -> int:
         genotype, result=arguments.genotype, data=arguments.data, seed=arguments.seed, overrides=overrides
     )
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
+    settings = _scaled(settings, data, arguments)
     return _finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
+
+
+def _scaled(settings: Settings, data: ImageSet, arguments: argparse.Namespace) -> Settings:
+    from nni_plugins.run.scaling import scaled_to
+
+    settings, sentence = scaled_to(data, settings, parse_assignments(arguments.set))
+    if sentence:
+        print(sentence)
+    return settings
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -22,11 +22,12 @@ from typing import Any
 import nni
 import torch
 
-from nni_plugins.data import DATA_SETS, load_data
+from nni_plugins.data import DATA_SETS, ImageSet, load_data
 from nni_plugins.methods.divergence import Diverged
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.pipeline import run
+from nni_plugins.run.scaling import scaled_to
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
@@ -63,6 +64,16 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
         name: value for name, value in parameters.items() if name not in chosen
     }
     return Settings.of(**{name: getattr(arguments, name) for name in _CHOSEN} | chosen, overrides=overrides)
+
+
+def scaled(
+    settings: Settings, data: ImageSet, parameters: Mapping[str, Any], arguments: argparse.Namespace
+) -> Settings:
+    """Return the settings scaled to a user's own data, and say so; what parameters and command line set stays."""
+    settings, sentence = scaled_to(data, settings, {*parse_assignments(arguments.set), *parameters})
+    if sentence:
+        print(sentence, flush=True)
+    return settings
 
 
 def report_epoch(record: EpochRecord) -> None:
@@ -136,7 +147,7 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
     settings = settings_of(parameters, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     return run(
-        settings,
+        scaled(settings, data, parameters, arguments),
         data,
         out=result_folder(arguments),
         work=work_folder(),
@@ -149,6 +160,7 @@ def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) 
     """Train the cell of the parameters for a short time and validate it, or look it up; return the final result."""
     settings = settings_of({}, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
+    settings = scaled(settings, data, {}, arguments)
     sample = sample_of(parameters, settings, data)
     if settings.search.table is not None:
         return look_up_candidate(sample, settings, out=result_folder(arguments))

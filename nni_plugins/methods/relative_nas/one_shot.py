@@ -130,7 +130,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
     Raises
     ------
     ValueError
-        If a setting does not exist or is out of range; the sentence lists the valid ones.
+        If a setting does not exist or is out of range; the message lists the valid ones.
     """
 
     extra_epochs: ClassVar[int] = 1

@@ -277,14 +277,14 @@ def tell(state: SlowFastState, losses: Sequence[float]) -> SlowFastState:
 
 
 def every_trial_fails(state: SlowFastState) -> bool:
-    """Whether going on is pointless: nothing but failures in the last half population of evaluations, or ever."""
+    """Return whether to give up: nothing but failures in the last half population of evaluations, or ever."""
     return state.generation > 0 and (
         not np.isfinite(state.losses).any() or state.failures >= len(state.population) // 2
     )
 
 
 def exhausted(state: SlowFastState) -> bool:
-    """Whether going on is pointless because nothing new comes up any more, restarts included where they are on."""
+    """Return whether the search is over because nothing new comes up any more, restarts included where they are on."""
     return state.stale >= STALE_GENERATIONS * (FRUITLESS_RESTARTS if state.restart_on_collapse else 1)
 
 

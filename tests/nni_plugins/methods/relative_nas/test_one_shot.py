@@ -114,7 +114,7 @@ def test_two_generations_are_those_of_the_slow_reference() -> None:
     for name, tensor in reference.state_dict().items():
         torch.testing.assert_close(supernet.state_dict()[name], tensor, msg=name)
 
-    # the final pick trains everybody once more, from the same weights, and gives nothing back
+    # the final pick trains all candidates once more, from the same weights, and gives nothing back
     final = [encoding.sample(architecture) for architecture in encoding.decode(state.population)]
     expected = [train(reference, sample, probe.sgd)[0] for sample in final]
     torch.testing.assert_close(torch.tensor(module.losses), torch.tensor(expected))

@@ -109,7 +109,7 @@ def test_every_learner_meets_exactly_one_other() -> None:
     ],
 )
 def test_who_moves(losses: tuple[float, float], mover: int | None) -> None:
-    """The higher loss moves, of equals the second; what is not finite has failed; of two failures neither moves."""
+    """The higher loss moves, and the second where they tie; what is not finite has failed; of two failures neither moves."""
     state, _ = slow_fast.ask(slow_fast.start(UPPER, population_size=2, reevaluate=True), decode=decode)
     by_row = np.empty(2)
     by_row[state.pairs[0]] = losses
@@ -141,7 +141,7 @@ def test_stand_alone_mode_asks_for_each_architecture_once() -> None:
     assert dict(state.known) == {a: loss(a) for a in seen}
 
 
-def test_official_mode_asks_for_everybody_every_generation() -> None:
+def test_official_mode_asks_for_all_candidates_every_generation() -> None:
     state = slow_fast.start(UPPER, seed=3, reevaluate=True)
     for _ in range(3):
         state, asked = slow_fast.ask(state, decode=decode)

@@ -1,0 +1,80 @@
+"""Published settings on a user's own data, which is often far smaller than what they were published for.
+
+    batch  <- the largest power of two that leaves at least 8 steps an epoch, if that is less than published
+    lr     <- lr * batch / published batch, lr_min likewise            (linear scaling, arXiv 1706.02677)
+    cutout <- cutout * side / 32 for images smaller than CIFAR's
+
+Not stated in any of the papers. Named data sets keep what was published, and what the user sets stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from nni_plugins.data import ImageSet
+from nni_plugins.data.names import DATA_NAMES
+from nni_plugins.run.recipes import RetrainRecipe, SearchRecipe
+from nni_plugins.run.settings import Settings
+
+STEPS = 8
+CIFAR_SIDE = 32
+
+AnyRecipe = TypeVar("AnyRecipe", SearchRecipe, RetrainRecipe)
+
+
+def scaled_to(data: ImageSet, settings: Settings, given: Collection[str]) -> tuple[Settings, str]:
+    """Return settings that fit the number and size of a user's own images, and a sentence that says what was changed.
+
+    Parameters
+    ----------
+    data
+        The images.
+    settings
+        As published.
+    given
+        Names of the settings that the user has set, which stay: ``batch_size``, ``retrain.cutout`` and so on.
+
+    Returns
+    -------
+    tuple
+        The settings, and the sentence, empty where nothing was changed.
+    """
+    if settings.data in DATA_NAMES:
+        return settings, ""
+    images = len(data.y_train)
+    half = round(images * min(settings.search.weights_fraction, settings.search.architecture_fraction))
+    search, search_changes = _scaled(settings.search, half, data.image_size, "", given)
+    retrain, retrain_changes = _scaled(settings.retrain, images, data.image_size, "retrain.", given)
+    changes = search_changes + retrain_changes
+    if not changes:
+        return settings, ""
+    sentence = (
+        f"{data.name} has {images} training images of {data.image_size}x{data.image_size}, fewer or smaller than the "
+        f"published settings are for, so that {', '.join(changes)}; set them otherwise with --set NAME=VALUE."
+    )
+    return replace(settings, search=search, retrain=retrain), sentence
+
+
+def _scaled(
+    recipe: AnyRecipe, images: int, side: int, prefix: str, given: Collection[str]
+) -> tuple[AnyRecipe, list[str]]:
+    fitting = max(2, 2 ** ((images // STEPS).bit_length() - 1)) if images >= STEPS else 2
+    changed: dict[str, Any] = {}
+    if fitting < recipe.batch_size and f"{prefix}batch_size" not in given:
+        share = fitting / recipe.batch_size
+        changed |= {"batch_size": fitting, "lr": recipe.lr * share, "lr_min": recipe.lr_min * share}
+    if side < CIFAR_SIDE and recipe.cutout:
+        changed["cutout"] = recipe.cutout * side // CIFAR_SIDE
+    changed = {
+        name: value
+        for name, value in changed.items()
+        if f"{prefix}{name}" not in given and value != getattr(recipe, name)
+    }
+    if "lr" in changed and f"{prefix}lr_min" in given:
+        changed["lr"] = max(changed["lr"], recipe.lr_min)
+    described = [
+        f"{prefix}{name} is {value:g} (published {getattr(recipe, name):g})" for name, value in changed.items()
+    ]
+    return replace(recipe, **changed), described
