@@ -109,7 +109,7 @@ def test_every_learner_meets_exactly_one_other() -> None:
     ],
 )
 def test_who_moves(losses: tuple[float, float], mover: int | None) -> None:
-    """The higher loss moves, and the second where they tie; what is not finite has failed; of two failures neither moves."""
+    """The higher loss moves, in a tie the second; what is not finite has failed; of two failures neither moves."""
     state, _ = slow_fast.ask(slow_fast.start(UPPER, population_size=2, reevaluate=True), decode=decode)
     by_row = np.empty(2)
     by_row[state.pairs[0]] = losses
