@@ -117,12 +117,11 @@ def test_a_manager_is_closed_to_all_but_this_machine_and_does_its_work(experimen
     # A trial's TensorBoard, which NNI would open to all interfaces, may start.
     status, board = request(experiment, f"{API}/tensorboard", "POST", json.dumps({"trials": trial}), **JSON)
     assert status == 200
-    tree = [manager_of(experiment)]
-    tree += tree[0].children(recursive=True)
-    ids = {process.pid for process in tree} | {json.loads(board)["pid"]}
+    manager = manager_of(experiment)
+    ids = {manager.pid, json.loads(board)["pid"]}
 
     def listening() -> dict[int, str]:
-        ids.update(child.pid for process in tree for child in process.children(recursive=True))
+        ids.update(child.pid for child in manager.children(recursive=True))
         connections = [one for one in psutil.net_connections("inet") if one.pid in ids]
         return {one.laddr.port: one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
 
