@@ -28,14 +28,18 @@ from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sam
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.pipeline import run
 from nni_plugins.run.scaling import scaled_to
-from nni_plugins.run.settings import Settings
+from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code
 from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
+from search_spaces.arguments import refuse_unknown
 
 _CHOSEN = ("strategy", "space", "data", "seed")
 """Parameters that choose what a trial runs; all others are settings."""
+
+_OF_AN_EVALUATION = ("weights_fraction", "architecture_fraction", "table")
+"""Settings of a search that mean something to a trial that evaluates one cell: how the data is split, or a table."""
 
 
 def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> Settings:
@@ -158,6 +162,8 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the cell of the parameters for a short time and validate it, or look it up; return the final result."""
+    given = by_section(parse_assignments(arguments.set))["search"]
+    refuse_unknown(given, list(_OF_AN_EVALUATION), owner="A trial that evaluates one cell has")
     settings = settings_of({}, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings, data, {}, arguments)
