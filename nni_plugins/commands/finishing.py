@@ -1,0 +1,32 @@
+"""What commands that train do before and after it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from nni_plugins.run.settings import Settings
+from nni_plugins.run.values import parse_assignments
+
+if TYPE_CHECKING:
+    from nni_plugins.data import ImageSet
+    from nni_plugins.run.pipeline import RunResult
+
+
+def scaled(settings: Settings, data: ImageSet, arguments: argparse.Namespace) -> Settings:
+    """Return the settings scaled to a user's own data, and say so; what the command line sets stays."""
+    from nni_plugins.run.scaling import scaled_to
+
+    settings, sentence = scaled_to(data, settings, parse_assignments(arguments.set))
+    if sentence:
+        print(sentence)
+    return settings
+
+
+def finish(result: RunResult) -> int:
+    """Say where the result lies and repeat its deployment check; return the check's exit status."""
+    from nni_plugins.deploy import check
+
+    print(f"test accuracy {result.report['test_accuracy']:.2f} %, {result.report['parameters']:,} parameters")
+    print(f"the result lies in {result.folder}; nni-plugins check {result.folder} repeats the check below")
+    return check.main([str(result.folder)])
