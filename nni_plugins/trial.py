@@ -6,6 +6,10 @@ or, with ``--evaluate``, one cell that a tuner has sampled from the file of ``nn
 
     python -m nni_plugins.trial --evaluate --space darts --data digits --set retrain.epochs=2
 
+or, with ``--retrain``, one known cell, trained with the seed that NNI's parameters say:
+
+    python -m nni_plugins.trial --retrain bnas_v2_clr_v1 --data digits
+
 A search's parameters come from NNI's search space: ``strategy``, ``space``, ``seed``, and any setting by the name that
 ``nni-plugins search --set`` takes; what is the same for all trials may stand on the command line.
 """
@@ -16,6 +20,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +31,17 @@ from nni_plugins.data import DATA_SETS, ImageSet, load_data
 from nni_plugins.methods.divergence import Diverged
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
-from nni_plugins.run.pipeline import run
+from nni_plugins.run.genotypes import load_genotype
+from nni_plugins.run.pipeline import run, run_retraining
+from nni_plugins.run.retrain import retraining_settings
 from nni_plugins.run.scaling import scaled_to
 from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
-from nni_plugins.tools.own_code import allow_own_code
+from nni_plugins.tools.own_code import allow_own_code, is_own, own
 from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
 from search_spaces.arguments import refuse_unknown
+from search_spaces.image_shapes import stem_of
 
 _CHOSEN = ("strategy", "space", "data", "seed")
 """Parameters that choose what a trial runs; all others are settings."""
@@ -42,8 +50,15 @@ _OF_AN_EVALUATION = ("weights_fraction", "architecture_fraction", "table")
 """Settings of a search that mean something to a trial that evaluates one cell: how the data is split, or a table."""
 
 
-def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> Settings:
+def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace, *, stem: str = "cifar") -> Settings:
     """Return the settings of the trial: NNI's parameters over the command line's.
+
+    Parameters
+    ----------
+    parameters, arguments
+        NNI's, and the command line.
+    stem
+        That of the data's images, where they are known.
 
     NNI's page takes parameters from whoever reaches it. They may choose among what is registered; code to import, and
     files to read as data, are named by the command line alone.
@@ -67,7 +82,7 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
     overrides = parse_assignments(arguments.set) | {
         name: value for name, value in parameters.items() if name not in chosen
     }
-    return Settings.of(**{name: getattr(arguments, name) for name in _CHOSEN} | chosen, overrides=overrides)
+    return Settings.of(**{name: getattr(arguments, name) for name in _CHOSEN} | chosen, overrides=overrides, stem=stem)
 
 
 def scaled(
@@ -88,7 +103,13 @@ def report_epoch(record: EpochRecord) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of a trial."""
     parser = argparse.ArgumentParser(prog="python -m nni_plugins.trial", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--evaluate", action="store_true", help="train and validate the cell that NNI's parameters say")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--evaluate", action="store_true", help="train and validate the cell that NNI's parameters say"
+    )
+    instead.add_argument(
+        "--retrain", metavar="GENOTYPE", help="retrain this cell; NNI's parameters are a seed and retrain.* settings"
+    )
     parser.add_argument("--strategy", default="bnas_v2_pc", help="strategy, unless NNI's parameters name one")
     parser.add_argument("--space", default="bcnn", help="search space, unless NNI's parameters name one")
     parser.add_argument("--data", default="digits", help="data set, see nni-plugins search --help")
@@ -126,7 +147,8 @@ def _run(arguments: argparse.Namespace) -> int:
             set_threads(arguments.threads)
         parameters = nni.get_next_parameter() or {}
         allow_own_code(arguments)
-        final = (evaluate_cell if arguments.evaluate else search_cell)(parameters, arguments)
+        work = evaluate_cell if arguments.evaluate else search_cell if arguments.retrain is None else retrain_cell
+        final = work(parameters, arguments)
     except (ValueError, OSError, Diverged) as error:
         return complain(error)
     nni.report_final_result(final)
@@ -148,8 +170,9 @@ def set_threads(threads: int) -> None:
 
 def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Search, retrain, export and check; return the final result."""
-    settings = settings_of(parameters, arguments)
+    settings = settings_of(parameters, arguments)  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
+    settings = settings_of(parameters, arguments, stem=stem_of(data.image_size))
     return run(
         scaled(settings, data, parameters, arguments),
         data,
@@ -160,13 +183,43 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
     ).summary()
 
 
+def retrain_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train, export and check the cell that the command line names; return the final result.
+
+    Raises
+    ------
+    ValueError
+        If NNI's parameters say more than a seed and settings of the retraining.
+    """
+    genotype = load_genotype(arguments.retrain)
+    if is_own(genotype.space):
+        own(genotype.space, "search space", "--space")
+    overrides = {name: value for name, value in parameters.items() if name != "seed"}
+    overrides = parse_assignments(arguments.set) | overrides
+    by_section(overrides, ("retrain", "space" if is_own(genotype.space) else "net"))
+    settings_with = partial(
+        retraining_settings,
+        genotype,
+        result=arguments.retrain,
+        data=arguments.data,
+        seed=parameters.get("seed", arguments.seed),
+        overrides=overrides,
+    )
+    settings = settings_with()
+    data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
+    settings = scaled(settings_with(stem=stem_of(data.image_size)), data, parameters, arguments)
+    return run_retraining(
+        genotype, settings, data, out=result_folder(arguments), work=work_folder(), force=True, on_epoch=report_epoch
+    ).summary()
+
+
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the cell of the parameters for a short time and validate it, or look it up; return the final result."""
     given = by_section(parse_assignments(arguments.set))["search"]
     refuse_unknown(given, list(_OF_AN_EVALUATION), owner="A trial that evaluates one cell has")
     settings = settings_of({}, arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = scaled(settings, data, {}, arguments)
+    settings = scaled(settings_of({}, arguments, stem=stem_of(data.image_size)), data, {}, arguments)
     sample = sample_of(parameters, settings, data)
     if settings.search.table is not None:
         return look_up_candidate(sample, settings, out=result_folder(arguments))

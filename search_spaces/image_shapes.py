@@ -33,8 +33,16 @@ IMAGE_SHAPES: Mapping[str, ImageShape] = MappingProxyType(
 )
 """Data sets by name."""
 
+IMAGENET_SIZE = 128
+"""Images of at least this side get the ImageNet stem, and are trained as ImageNet is."""
+
 STEM_SIZES: Mapping[str, int] = MappingProxyType({"cifar": 32, "imagenet": 224})
 """Side of the images that each stem is made for, in pixels."""
+
+
+def stem_of(size: int) -> str:
+    """Return the stem for images of this side in pixels."""
+    return "imagenet" if size >= IMAGENET_SIZE else "cifar"
 
 
 def image_shape(dataset: str) -> ImageShape:

@@ -34,9 +34,12 @@ class SpaceSpec:
         What tells this space's network from others of the same class.
     published_sizes
         Sizes of the papers' evaluation networks by stem, ``cifar`` and ``imagenet``.
-    search, evaluation
-        What papers set differently for a search and for a retraining on this space: fields of
-        :class:`nni_plugins.run.settings.SearchRecipe` and :class:`nni_plugins.run.settings.RetrainRecipe`.
+    search
+        What papers set differently for a search on this space: fields of
+        :class:`nni_plugins.run.recipes.SearchRecipe`.
+    evaluation
+        What papers set for a retraining, by stem: fields of :class:`nni_plugins.run.recipes.RetrainRecipe`. A stem that
+        is not there is evaluated as ``cifar``.
     quick_search_sizes, quick_evaluation_sizes
         Sizes of a small supernet and of a small evaluation network, for the embedded digits.
 
@@ -53,7 +56,7 @@ class SpaceSpec:
     network_arguments: Mapping[str, Any] = field(default_factory=dict)
     published_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quick_search_sizes: Mapping[str, Any] = field(default_factory=dict)
     quick_evaluation_sizes: Mapping[str, Any] = field(default_factory=dict)
 

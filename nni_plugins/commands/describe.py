@@ -6,12 +6,14 @@ import argparse
 import os.path
 
 from nni_plugins.commands.arguments import GENOTYPE_HELP, SET_HELP, SPACE_HELP, STRATEGY_HELP, add_json, add_settings
+from nni_plugins.methods.registry import method_spec
 from nni_plugins.run.genotypes import load_genotype
 from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.own_code import is_own
 from search_spaces.image_shapes import IMAGE_SHAPES, image_shape
+from search_spaces.published import published_by, published_names
 
 HELP = "cells, parameters and multiply-adds of a genotype or a supernet"
 PARSER = {"description": "Describe a genotype's evaluation network, or with --strategy the supernet of a search."}
@@ -39,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.strategy is not None or (arguments.space is not None and not is_own(arguments.space)):
             raise ValueError("Give a genotype for its network, or --strategy and --space for a supernet, not both.")
         genotype, sizes = load_genotype(arguments.genotype), by_section(assignments, ("net",))["net"]
+        if arguments.genotype in published_names():
+            own = method_spec(published_by(arguments.genotype)).on(genotype.space)
+            sizes = {**own.sizes.get(image_shape(arguments.dataset).stem, {}), **sizes}
         from nni_plugins.run.description import describe_genotype
 
         description = describe_genotype(genotype, arguments.dataset, sizes)

@@ -28,5 +28,10 @@ def finish(result: RunResult) -> int:
     from nni_plugins.deploy import check
 
     print(f"test accuracy {result.report['test_accuracy']:.2f} %, {result.report['parameters']:,} parameters")
+    if best := result.report.get("best_of_tests"):
+        print(
+            f"best of {best['tests']} tests {best['accuracy']:.2f} %, after epoch {best['epoch']}: optimistic, since "
+            "it is chosen on the test set"
+        )
     print(f"the result lies in {result.folder}; nni-plugins check {result.folder} repeats the check below")
     return check.main([str(result.folder)])

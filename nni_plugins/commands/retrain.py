@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os.path
+from functools import partial
 from pathlib import Path
 
 from nni_plugins.commands.arguments import GENOTYPE_HELP, OWN_SPACE_HELP, SETTINGS_HELP, add_data, add_out
@@ -14,6 +15,7 @@ from nni_plugins.run.genotypes import load_genotype
 from nni_plugins.run.settings import by_section
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.own_code import is_own, own
+from search_spaces.image_shapes import stem_of
 
 HELP = "train the network of a genotype, export it and check it"
 PARSER = {
@@ -27,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("genotype", type=os.path.expanduser, help=GENOTYPE_HELP)
     parser.add_argument("--space", help=OWN_SPACE_HELP)
     parser.add_argument("--epoch", type=int, help="of a search's result folder, take the cell of this epoch (from 1)")
+    parser.add_argument(
+        "--recipe",
+        metavar="STRATEGY",
+        help="train as the paper of this method does (default: the one that found the cell)",
+    )
     add_data(parser, default="that of a result folder, or else digits")
     add_out(parser)
 
@@ -44,9 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     from nni_plugins.run.pipeline import run_retraining
     from nni_plugins.run.retrain import retraining_settings
 
-    settings = retraining_settings(
-        genotype, result=arguments.genotype, data=arguments.data, seed=arguments.seed, overrides=overrides
+    settings_of = partial(
+        retraining_settings,
+        genotype,
+        result=arguments.genotype,
+        data=arguments.data,
+        recipe=arguments.recipe,
+        seed=arguments.seed,
+        overrides=overrides,
     )
+    settings = settings_of()  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = scaled(settings, data, arguments)
+    settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
     return finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from nni_plugins.commands.arguments import SETTINGS_HELP, SPACE_HELP, STRATEGY_HELP, add_data, add_out
@@ -11,6 +12,7 @@ from nni_plugins.data.names import refuse_unknown_data
 from nni_plugins.deploy.result_folder import refuse_existing_result
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments
+from search_spaces.image_shapes import stem_of
 
 HELP = "search an architecture, retrain it, export it and check it"
 PARSER = {
@@ -30,16 +32,18 @@ def run(arguments: argparse.Namespace) -> int:
     out = refuse_existing_result(arguments.out, force=arguments.force)
     if arguments.data is not None:
         refuse_unknown_data(arguments.data)
-    settings = Settings.of(
+    settings_of = partial(
+        Settings.of,
         strategy=arguments.strategy,
         space=arguments.space,
         data=arguments.data or "digits",
         seed=arguments.seed,
         overrides=parse_assignments(arguments.set),
     )
+    settings = settings_of()  # mistakes come before the data is read
     from nni_plugins.data import load_data
     from nni_plugins.run import pipeline
 
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = scaled(settings, data, arguments)
+    settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
     return finish(pipeline.run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from nni_plugins.experiment.client import ENDED, OVER, Experiment
 from nni_plugins.experiment.nnictl import export_line, free_port, is_closed, program, start, stop
+from nni_plugins.report.seeds import CONFIDENCE, by_run, over_seeds
 from nni_plugins.tools.console import complain
 
 FIGURES = {
@@ -85,6 +86,18 @@ def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[T
     return table, sorted(finals, key=lambda final: -final["default"])
 
 
+def seeds_table(finals: Sequence[dict[str, Any]]) -> Table | None:
+    """Return a table of the test accuracy over seeds; None where no strategy ran with more than one."""
+    runs = {key: over_seeds(values) for key, values in by_run(finals).items()}
+    if all(run.seeds == 1 for run in runs.values()):
+        return None
+    title = f"Test accuracy over seeds (mean ± standard deviation [{CONFIDENCE:.0%} interval of the mean])"
+    table = Table("strategy", "space", "data", "seeds", "test", title=title, title_justify="left", box=box.SIMPLE)
+    for key, run in runs.items():
+        table.add_row(*key, str(run.seeds), run.in_words())
+    return table
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the experiment of a configuration file and print its table; 0 if every trial succeeded."""
     parser = argparse.ArgumentParser(prog="python -m nni_plugins.experiment.demo", description=__doc__.split("\n\n")[0])
@@ -110,6 +123,8 @@ def _run(config: Path, port: int, console: Console) -> int:
     finally:
         stop(experiment)
     console.print(table)
+    if over := seeds_table(finals):
+        console.print(over)
     if finals:
         folder = finals[0]["folder"]
         console.print(f"The best result lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)

@@ -37,11 +37,16 @@ class Metric:
 Metrics = Mapping[Metric, float | None]
 """Values of an epoch; None where a metric was not measured in this epoch."""
 
-DEFAULT = Metric("default", "what NNI's charts show and its tuners go by: validation accuracy, percent", on_line=False)
+DEFAULT = Metric(
+    "default",
+    "what NNI's charts show and its tuners go by: validation accuracy, of a retraining training accuracy, percent",
+    on_line=False,
+)
 VALIDATION_ACCURACY = Metric("validation_accuracy", "accuracy on the architecture half, percent", on_page=False)
 VALIDATION_LOSS = Metric("validation_loss", "mean cross-entropy on the architecture half, nats")
 TRAINING_ACCURACY = Metric("training_accuracy", "accuracy on the training batches as they came, percent")
 TRAINING_LOSS = Metric("training_loss", "mean cross-entropy on the training batches as they came, nats")
+TEST_ACCURACY = Metric("test_accuracy", "accuracy on the test set, percent")
 PARAMETER_FREE = Metric("parameter_free", "derived connections without convolutions")
 SKIP_CONNECT = Metric("skip_connect", "derived skip connections", on_line=False)
 SECONDS = Metric("seconds", "duration of the epoch, seconds")

@@ -118,6 +118,10 @@ class SearchMethod:
         return epoch.training
 
 
+LARGE_BATCH: Values = MappingProxyType({"batch_size": 1024, "lr": 0.5, "schedule": "linear", "lr_warmup_epochs": 5})
+"""Retraining on ImageNet as PC-DARTS (arXiv 1907.05737) does it, and those who evaluate as it does."""
+
+
 @dataclass(frozen=True)
 class OnSpace:
     """What the paper of a method sets on one space.
@@ -127,11 +131,14 @@ class OnSpace:
     arguments
         Of the search space, where the paper takes another form of it.
     evaluation
-        Fields of :class:`~nni_plugins.run.recipes.RetrainRecipe` that differ from the space's own evaluation.
+        By stem, fields of :class:`~nni_plugins.run.recipes.RetrainRecipe` that differ from the space's own evaluation.
+    sizes
+        By stem, sizes of the evaluation network that differ from the space's own.
     """
 
     arguments: Values = field(default_factory=dict)
-    evaluation: Values = field(default_factory=dict)
+    evaluation: Mapping[str, Values] = field(default_factory=dict)
+    sizes: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_parameters(net: nn.Module) -> int:
-    """Return the number of parameters of ``net``, shared ones counted once."""
-    return sum(parameter.numel() for parameter in net.parameters())
+def count_parameters(net: nn.Module, *, auxiliary: bool = False) -> int:
+    """Return the number of parameters of ``net``, shared ones counted once.
+
+    Parameters
+    ----------
+    auxiliary
+        Count an auxiliary head too, which only training needs; papers do not.
+    """
+    head = None if auxiliary else getattr(net, "auxiliary_head", None)
+    left_out = set() if head is None else set(head.parameters())
+    return sum(parameter.numel() for parameter in net.parameters() if parameter not in left_out)
 
 
 def count_multiply_adds(net: nn.Module, in_channels: int, image_size: int) -> int:

@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from nni.nas.evaluator.pytorch import LightningModule
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+)
 from torchmetrics.classification import MulticlassAccuracy
 
 from nni_plugins.methods.divergence import StopWhenDiverged
@@ -32,7 +38,7 @@ _METRICS: Mapping[str, tuple[Metric, Metric]] = MappingProxyType(
 
 
 class ImageClassifier(LightningModule):
-    """Cross-entropy, SGD and a cosine per epoch.
+    """Cross-entropy, SGD and a learning rate per epoch.
 
     Parameters
     ----------
@@ -112,8 +118,22 @@ class ImageClassifier(LightningModule):
             lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
         )  # fmt: skip
         warmup = min(recipe.lr_warmup_epochs, recipe.epochs - 1)
-        schedule: LRScheduler = CosineAnnealingLR(optimizer, recipe.epochs - warmup, eta_min=recipe.lr_min)
+        schedule = falling(optimizer, recipe, recipe.epochs - warmup)
         if warmup:
             rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
             schedule = SequentialLR(optimizer, [rise, schedule], milestones=[warmup])
         return [optimizer], [schedule]
+
+
+def falling(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int) -> LRScheduler:
+    """Return the recipe's schedule after its warm-up: the rate of epoch e = 0 .. epochs - 1.
+
+    ``cosine`` is ``lr_min + (lr - lr_min) (1 + cos(pi e / epochs)) / 2`` and ``linear`` is
+    ``lr + (lr_min - lr) e / epochs``, both just short of ``lr_min`` in the last epoch; ``exponential`` is
+    ``lr * lr_decay ** e``.
+    """
+    if recipe.schedule == "linear":
+        return LinearLR(optimizer, 1.0, recipe.lr_min / recipe.lr, total_iters=epochs)
+    if recipe.schedule == "exponential":
+        return ExponentialLR(optimizer, recipe.lr_decay)
+    return CosineAnnealingLR(optimizer, epochs, eta_min=recipe.lr_min)

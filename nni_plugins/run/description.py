@@ -42,6 +42,7 @@ def describe_genotype(genotype: Genotype, dataset: str, sizes: dict[str, Any]) -
             "dataset": dataset,
             "image_size": size,
             "parameters": count_parameters(net),
+            "parameters_with_auxiliary_head": count_parameters(net, auxiliary=True),
             "multiply_adds": count_multiply_adds(net, channels, size),
         }
     return description

@@ -16,10 +16,8 @@ from nni_plugins.supernet.depthwise import use_fast_depthwise
 from nni_plugins.tools.own_code import in_short, is_own, own
 from search_spaces import Genotype, evaluation_net
 from search_spaces.arguments import naming_unknown_arguments
+from search_spaces.image_shapes import stem_of
 from search_spaces.registry import space_names, space_spec
-
-IMAGENET_SIZE = 128
-"""Images of at least this side get the ImageNet stem."""
 
 
 class DataShape(Protocol):
@@ -42,7 +40,7 @@ def shape_arguments(space: str, data: DataShape) -> dict[str, Any]:
     """Return what the data asks of a network: classes, image channels and, for registered spaces, the stem."""
     arguments: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     if space in space_names():
-        arguments["stem"] = "imagenet" if data.image_size >= IMAGENET_SIZE else "cifar"
+        arguments["stem"] = stem_of(data.image_size)
     return arguments
 
 

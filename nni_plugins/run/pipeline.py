@@ -53,12 +53,12 @@ class RunResult:
         """Return the figures of the run as flat numbers and texts: what a trial reports as its final result."""
         deployment = self.report["deployment"]
         latency = deployment["latency"]
-        settings = self.report["settings"]
+        settings, search = self.report["settings"], self.report["search"]
         return {
             "default": self.report["test_accuracy"],
             **{name: settings[name] for name in ("strategy", "space", "data", "seed")},
             "test_accuracy": self.report["test_accuracy"],
-            "search_accuracy": self.report["search"]["validation_accuracy"],
+            **({"search_accuracy": search["validation_accuracy"]} if search else {}),
             "parameters": self.report["parameters"],
             "multiply_adds": self.report["multiply_adds"],
             "onnx_latency_ms": latency["p50_ms"] if latency else -1.0,
@@ -115,16 +115,26 @@ def run(
 
 
 def run_retraining(
-    genotype: Genotype, settings: Settings, data: ImageSet, *, out: Path, work: Path, force: bool = False
+    genotype: Genotype,
+    settings: Settings,
+    data: ImageSet,
+    *,
+    out: Path,
+    work: Path,
+    force: bool = False,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> RunResult:
-    """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`."""
+    """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`.
+
+    ``on_epoch`` is called with the metrics of every epoch of the retraining.
+    """
     refuse_existing_result(out, force=force)
     rehearse_retraining(genotype, settings, data)
     data_sha256 = data.fingerprint()
     with claim(work, out=out):
         threads = Stage.of_retraining(settings, genotype, data_sha256).enter(work)
         found = SearchResult(genotype, genotype.to_sample(), [])
-        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force)
+        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force, on_epoch)
 
 
 def _retrain_and_export(
@@ -136,8 +146,9 @@ def _retrain_and_export(
     out: Path,
     work: Path,
     force: bool,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> RunResult:
-    retrained = retrain(found.genotype, settings, data, work, sample=found.sample)
+    retrained = retrain(found.genotype, settings, data, work, on_epoch, sample=found.sample)
     last = found.history[-1] if found.history else {}
     report = {
         "settings": settings.to_dict(),
@@ -160,7 +171,9 @@ def _retrain_and_export(
         "search_history": found.history,
         "retrain_history": retrained.history,
         "test_accuracy": retrained.test_accuracy,
+        "best_of_tests": retrained.best_of_tests(),
         "parameters": count_parameters(retrained.net),
+        "parameters_with_auxiliary_head": count_parameters(retrained.net, auxiliary=True),
         "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
     }
     genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]

@@ -10,14 +10,20 @@ from nni_plugins.tools.checked import Checked, setting
 
 @dataclass(frozen=True)
 class Recipe(Checked):
-    """SGD with a cosine per epoch.
+    """SGD with a learning rate that changes by the epoch.
 
     Parameters
     ----------
     epochs, batch_size
         Length of the training and images per step.
-    lr, lr_min, lr_warmup_epochs
-        Learning rate at the start and at the end of the cosine, and epochs of linear warm-up before it.
+    lr, lr_warmup_epochs
+        Learning rate at the start, and epochs of linear warm-up to it.
+    schedule
+        How it falls from there: ``cosine`` or ``linear`` to ``lr_min``, or ``exponential``, by ``lr_decay`` an epoch.
+    lr_min
+        Learning rate at the end of a cosine or a line.
+    lr_decay
+        Factor of an exponential schedule.
     momentum, nesterov, weight_decay
         SGD.
     label_smoothing
@@ -31,7 +37,9 @@ class Recipe(Checked):
     epochs: int = setting(50, at_least=1)
     batch_size: int = setting(256, at_least=2)
     lr: float = setting(0.1, above=0)
+    schedule: Literal["cosine", "linear", "exponential"] = "cosine"
     lr_min: float = setting(0.0, at_least=0)
+    lr_decay: float = setting(0.97, above=0, at_most=1)
     lr_warmup_epochs: int = setting(0, at_least=0)
     momentum: float = setting(0.9, at_least=0, below=1)
     nesterov: bool = False
@@ -41,7 +49,7 @@ class Recipe(Checked):
     channels_last: bool = False
 
     def check(self) -> None:
-        """Refuse a cosine that would rise, and Nesterov's momentum without momentum.
+        """Refuse a schedule that would rise, and Nesterov's momentum without momentum.
 
         Raises
         ------
@@ -50,7 +58,7 @@ class Recipe(Checked):
         """
         if self.lr_min > self.lr:
             raise ValueError(
-                f"lr_min must be at most lr, where the cosine starts, got lr_min={self.lr_min} and lr={self.lr}."
+                f"lr_min must be at most lr, where the schedule starts, got lr_min={self.lr_min} and lr={self.lr}."
             )
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov must be false where momentum is 0, got true; give SGD a momentum such as 0.9.")
@@ -117,6 +125,11 @@ class RetrainRecipe(Recipe):
         Drop-path probability at the last epoch, growing linearly.
     auxiliary_weight
         Weight of the auxiliary head's loss, where the network has such a head.
+    ema_decay
+        Test, and keep, an exponential moving average of the weights with this decay per step instead of the last ones.
+    test_every
+        Epochs between tests while the network trains; 0 for one test after the last epoch, which is the headline in any
+        case. The best of several tests is chosen on the test set: reports call it optimistic.
     """
 
     epochs: int = setting(600, at_least=1)
@@ -126,3 +139,5 @@ class RetrainRecipe(Recipe):
     cutout: int = setting(16, at_least=0)
     drop_path: float = setting(0.3, at_least=0, below=1)
     auxiliary_weight: float = setting(0.0, at_least=0)
+    ema_decay: float | None = setting(None, above=0, below=1, none="no average")
+    test_every: int = setting(0, at_least=0)

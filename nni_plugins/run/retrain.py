@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
 from nni_plugins.data import EpochLoader, ImageSet, retrain_loaders
-from nni_plugins.methods.metric import VALIDATION_ACCURACY
-from nni_plugins.methods.registry import method_specs
+from nni_plugins.methods.metric import DEFAULT, TEST_ACCURACY, TRAINING_ACCURACY, VALIDATION_ACCURACY
+from nni_plugins.methods.registry import method_spec, method_specs
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import read_report
@@ -20,15 +21,28 @@ from nni_plugins.run.networks import build_net, classifier_of
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
 from search_spaces import Genotype
+from search_spaces.published import published_by, published_names
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """A trained network, its test accuracy in percent, and the metrics of every epoch."""
+    """A trained network, its test accuracy after the last epoch in percent, and the metrics of every epoch."""
 
     net: nn.Module
     test_accuracy: float
     history: History
+
+    def best_of_tests(self) -> dict[str, Any] | None:
+        """Return the best of the tests along the way: ``accuracy``, ``epoch`` (from 1) and the number of ``tests``.
+
+        It is chosen on the test set and therefore optimistic; papers often print this figure. None without such tests.
+        """
+        name = TEST_ACCURACY.name
+        tests = [(epoch[name], epoch["epoch"] + 1) for epoch in self.history if name in epoch]
+        if not tests:
+            return None
+        accuracy, epoch = max(tests, key=lambda test: test[0])
+        return {"accuracy": accuracy, "epoch": epoch, "tests": len(tests)}
 
 
 def retraining_settings(
@@ -36,8 +50,10 @@ def retraining_settings(
     *,
     result: str | Path | None = None,
     data: str | None = None,
+    recipe: str | None = None,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    stem: str = "cifar",
 ) -> Settings:
     """Return the settings that retrain ``genotype``: the given ones over those of the run that it comes from.
 
@@ -47,20 +63,25 @@ def retraining_settings(
         The architecture.
     result
         The result folder that it comes from, whose report gives the data, the method, the arguments of the space and
-        the sizes of the network. Anything else, such as the name of a published genotype, gives nothing.
+        the sizes of the network; or the name of a published genotype, which gives the method. Anything else gives
+        nothing.
     data
         Name of the data; by default that of the result, or else ``digits``.
-    seed, overrides
+    recipe
+        Name of the method by whose paper the network is evaluated; by default the one that found the cell.
+    seed, overrides, stem
         As in :meth:`Settings.of`.
 
     Raises
     ------
     ValueError
-        As :meth:`Settings.of`; if the folder's report is damaged.
+        As :meth:`Settings.of`; if the folder's report is damaged, or the recipe is for other spaces.
     """
     before: dict[str, Any] = {}
     method: dict[str, str] = {}
-    if result is not None and (Path(result) / "report.json").is_file():
+    if result in published_names():
+        method = {"strategy": published_by(str(result))}
+    elif result is not None and (Path(result) / "report.json").is_file():
         origin = Settings.from_dict(read_report(result)["settings"])
         if origin.space == genotype.space:
             arguments = {"space": origin.space_arguments, "net": origin.net_arguments}
@@ -70,13 +91,34 @@ def retraining_settings(
         if origin.strategy in method_specs():  # code that a file names is not imported
             method = {"strategy": origin.strategy}
         data = data or origin.data
+    if recipe is not None:
+        refuse_foreign_recipe(recipe, genotype.space)
+        method = {"strategy": recipe}
     return Settings.of(
         **method,
         space=genotype.space,
         data=data or "digits",
         seed=seed,
         overrides={**before, **(overrides or {})},
+        stem=stem,
     )
+
+
+def refuse_foreign_recipe(recipe: str, space: str) -> None:
+    """Refuse the recipe of a method whose paper does not evaluate cells of ``space``.
+
+    Raises
+    ------
+    ValueError
+        With the methods whose papers do.
+    """
+    spaces = method_spec(recipe).spaces
+    if space not in spaces:
+        fitting = [name for name, spec in method_specs().items() if space in spec.spaces]
+        raise ValueError(
+            f"The recipe of {recipe} is for the {', '.join(spaces)} space, but the genotype is a cell of the {space} "
+            f"space; expected one of {', '.join(fitting) or 'none: leave the recipe out'}."
+        )
 
 
 class RetrainParts(NamedTuple):
@@ -138,7 +180,8 @@ def retrain(
     settings
         Recipe, network sizes, seed.
     data
-        Trains on all its training images; the test images are used once, after the last epoch.
+        Trains on all its training images; the test images are used once, after the last epoch, unless the recipe asks
+        for more tests.
     folder
         Checkpoints and logs.
     on_epoch
@@ -153,13 +196,23 @@ def retrain(
     """
     recipe = settings.retrain
     net, module, batches, test_batches = build_retraining(genotype, settings, data, sample)
-    report = EpochReport(
-        "retrain",
-        lambda trainer, _: EpochRecord(trainer.current_epoch, module.epoch_metrics("training")),
-        on_epoch,
+
+    def measure(trainer: pl.Trainer, _: pl.LightningModule) -> EpochRecord:
+        tested = module.epoch_metrics("validation").get(VALIDATION_ACCURACY)
+        training = module.epoch_metrics("training")
+        test = {} if tested is None else {TEST_ACCURACY: tested}
+        return EpochRecord(trainer.current_epoch, {DEFAULT: training[TRAINING_ACCURACY], **training, **test})
+
+    report = EpochReport("retrain", measure, on_epoch)
+    trainer = make_trainer(
+        recipe,
+        folder,
+        report,
+        callbacks=[] if recipe.ema_decay is None else [EMAWeightAveraging(decay=recipe.ema_decay)],
+        check_val_every_n_epoch=recipe.test_every or 1,
+        gradient_clip_val=recipe.gradient_clip_val,
     )
-    trainer = make_trainer(recipe, folder, report, gradient_clip_val=recipe.gradient_clip_val)
-    trainer.fit(module, batches, **resume_arguments(folder / "retrain"))
+    trainer.fit(module, batches, test_batches if recipe.test_every else None, **resume_arguments(folder / "retrain"))
     trainer.validate(module, test_batches, verbose=False)
     accuracy = module.epoch_metrics("validation")[VALIDATION_ACCURACY]
     assert accuracy is not None, "there is a test image"

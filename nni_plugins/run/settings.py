@@ -1,7 +1,8 @@
 """Everything that defines a run, checked before any work is done.
 
 What is not set is what the papers set, in this order, the later winning: the method's search, the space's search and
-evaluation, the method's on this space; then, for the small embedded set ``digits``, quick settings.
+evaluation, the method's on this space; then, for the small embedded set ``digits``, quick settings. Papers evaluate on
+small images and on ImageNet differently: the stem, which follows from the size of the images, says which is meant.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Settings:
         seed: int = 0,
         overrides: Mapping[str, Any] | None = None,
         sections: Sequence[str] = SECTIONS,
+        stem: str = "cifar",
     ) -> Settings:
         """Make settings from names and single values, every one checked.
 
@@ -82,6 +84,8 @@ class Settings:
             :func:`~nni_plugins.run.values.parse_value` says.
         sections
             Those of :data:`SECTIONS` that mean something to the caller; settings of the others are refused.
+        stem
+            That of the data's images, :func:`search_spaces.image_shapes.stem_of`, where they are known.
 
         Raises
         ------
@@ -97,7 +101,7 @@ class Settings:
             sections = [section for section in sections if section != "net"]  # its own freeze() makes its network
         given = by_section(overrides or {}, sections)
         quick = data == "digits"
-        values = published(method, space, quick=quick)
+        values = published(method, space, stem=stem, quick=quick)
         for section in _WITH_PREFIX:
             values[section] |= given[section]
         kind, choices = method.load_strategy(), {}
@@ -214,19 +218,23 @@ def _check_arguments(space: str, of_the_space: Mapping[str, Any], of_the_net: Ma
         space_spec(space).check_arguments(of_the_net, prefix="net.")
 
 
-def published(method: MethodSpec, space: str, *, quick: bool = False) -> dict[str, dict[str, Any]]:
+def published(method: MethodSpec, space: str, *, stem: str = "cifar", quick: bool = False) -> dict[str, dict[str, Any]]:
     """Return what the papers set for a method on a space, by section.
 
     Parameters
     ----------
+    stem
+        ``cifar`` or ``imagenet``: which of the papers' evaluations.
     quick
         With the quick settings of the embedded digits over it, other than the method's own.
     """
     layers: list[Mapping[str, Mapping[str, Any]]] = [{"search": method.search}]
     known = space_spec(space) if space in space_names() else None
     if known is not None:
-        layers.append({"search": known.search, "retrain": known.evaluation})
-    layers.append({"space": method.on(space).arguments, "retrain": method.on(space).evaluation})
+        evaluation = known.evaluation.get(stem, known.evaluation.get("cifar", {}))
+        layers.append({"search": known.search, "retrain": evaluation})
+    own = method.on(space)
+    layers.append({"space": own.arguments, "retrain": own.evaluation.get(stem, {}), "net": own.sizes.get(stem, {})})
     if quick:
         layers.append(QUICK)
         if known is not None:

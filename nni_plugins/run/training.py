@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ def device() -> str:
 
 
 def make_trainer(
-    recipe: Recipe, folder: Path, report: EpochReport, *, extra_epochs: int = 0, **arguments: Any
+    recipe: Recipe,
+    folder: Path,
+    report: EpochReport,
+    *,
+    extra_epochs: int = 0,
+    callbacks: Sequence[pl.Callback] = (),
+    **arguments: Any,
 ) -> pl.Trainer:
     """Return a Lightning trainer that checkpoints, reports and logs every epoch.
 
@@ -35,6 +42,8 @@ def make_trainer(
         The callback that people see.
     extra_epochs
         Epochs beyond those of the recipe.
+    callbacks
+        Further callbacks, asked before the report.
     **arguments
         Passed on to the trainer.
     """
@@ -43,7 +52,7 @@ def make_trainer(
         accelerator="gpu" if device() == "cuda" else "cpu",
         devices=1,
         precision=recipe.precision,
-        callbacks=[report, EpochCheckpoint(folder / report.stage)],
+        callbacks=[*callbacks, report, EpochCheckpoint(folder / report.stage)],
         plugins=[VerifiedCheckpointIO()],
         logger=TensorBoardLogger(str(folder), name="tensorboard", version=report.stage),
         enable_model_summary=False,

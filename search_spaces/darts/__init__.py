@@ -31,10 +31,16 @@ def _spec(name: str, layout: Layout, network: str, arguments: Mapping[str, Any] 
             stem: {"channels": channels, "layers": layers, "auxiliary": True}
             for stem, channels, layers in (("cifar", 36, 20), ("imagenet", 48, 14))
         },
-        evaluation={"batch_size": 96, "drop_path": 0.2, "auxiliary_weight": 0.4},
+        evaluation={
+            "cifar": {"batch_size": 96, "drop_path": 0.2, "auxiliary_weight": 0.4},
+            "imagenet": {
+                "epochs": 250, "batch_size": 128, "lr": 0.1, "schedule": "exponential", "lr_decay": 0.97,
+                "weight_decay": 3e-5, "label_smoothing": 0.1, "cutout": 0, "drop_path": 0.0, "auxiliary_weight": 0.4,
+            },
+        },
         quick_search_sizes={"channels": 4, "layers": 3},
         quick_evaluation_sizes={"channels": 8, "layers": 5, "auxiliary": False},
-    )
+    )  # fmt: skip
 
 
 def _robust_darts_layouts() -> dict[str, Layout]:

@@ -18,7 +18,10 @@ SPEC = SpaceSpec(
     published_sizes={"cifar": {"channels": 16, "cells": 5}},
     search=_SGD,
     evaluation={
-        "epochs": 200, "batch_size": 256, "lr": 0.1, **_SGD, "cutout": 0, "drop_path": 0.0, "gradient_clip_val": None,
+        "cifar": {
+            "epochs": 200, "batch_size": 256, "lr": 0.1, **_SGD, "cutout": 0, "drop_path": 0.0,
+            "gradient_clip_val": None,
+        }
     },
     quick_search_sizes={"channels": 4, "cells": 1},
     quick_evaluation_sizes={"channels": 8, "cells": 1},

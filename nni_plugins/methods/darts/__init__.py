@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from nni_plugins.methods.spec import MethodSpec, OnSpace
+from nni_plugins.methods.spec import LARGE_BATCH, MethodSpec, OnSpace
 
 _DARTS_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 64, "lr": 0.025, "lr_min": 0.001, "weight_decay": 3e-4})
 _PC_DARTS_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.0, "weight_decay": 3e-4})
-_PC_DARTS_EVALUATION = OnSpace(evaluation=MappingProxyType({"drop_path": 0.3}))
+_PC_DARTS_EVALUATION = OnSpace(
+    evaluation=MappingProxyType({"cifar": MappingProxyType({"drop_path": 0.3}), "imagenet": LARGE_BATCH})
+)
 _ROBUST_DARTS = {space: OnSpace() for space in ("s1", "s2", "s3", "s4")}
 
 SPECS = (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from nni_plugins.methods.spec import MethodSpec, OnSpace
+from nni_plugins.methods.spec import LARGE_BATCH, MethodSpec, OnSpace
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 _SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.001, "weight_decay": 3e-4})
+
+_EVALUATION = MappingProxyType({"imagenet": LARGE_BATCH})
 
 _DST_QUICK = MappingProxyType({"arch_learning_rate": 0.2})
 """Adam moves alpha and beta by about its rate in a step. An operation is cut off once its alpha is ln 2 below the
@@ -21,7 +23,9 @@ SPECS = (
         papers=("2101.11342",),
         search=_SEARCH,
         spaces={
-            "darts": OnSpace(arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE})),
+            "darts": OnSpace(
+                arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE}), evaluation=_EVALUATION
+            ),
             "nasbench201": OnSpace(),
         },
     ),
@@ -31,7 +35,7 @@ SPECS = (
         summary="the same with a learnable topology",
         papers=("2101.11342",),
         search=_SEARCH,
-        spaces={"darts_any": OnSpace()},
+        spaces={"darts_any": OnSpace(evaluation=_EVALUATION)},
         quick=_DST_QUICK,
     ),
 )

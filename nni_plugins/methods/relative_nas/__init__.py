@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from nni_plugins.methods.spec import MethodSpec, OnSpace
+from nni_plugins.methods.spec import LARGE_BATCH, MethodSpec, OnSpace
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
 SPECS = (
@@ -32,7 +32,10 @@ SPECS = (
         spaces={
             "darts": OnSpace(
                 arguments=MappingProxyType({"operations": DARTS_OPERATIONS_WITHOUT_NONE}),
-                evaluation=MappingProxyType({"batch_size": 128, "drop_path": 0.3}),
+                evaluation=MappingProxyType(
+                    {"cifar": MappingProxyType({"batch_size": 128, "drop_path": 0.3}), "imagenet": LARGE_BATCH}
+                ),
+                sizes=MappingProxyType({"imagenet": MappingProxyType({"channels": 46})}),
             )
         },
         quick=MappingProxyType({"epochs": 6, "batch_size": 32, "lr": 0.05, "cutout": 0, "augment_validation": False}),

@@ -10,5 +10,5 @@ SPEC = SpaceSpec(
     layout={"toy": CellGraph(("skip_connect", "sep_conv_3x3"), num_inputs=1, num_nodes=2, connections=1)},
     network="toy_nas.network:ToySpace",
     published_sizes={"cifar": {"channels": 8}},
-    evaluation={"drop_path": 0.0, "cutout": 0},
+    evaluation={"cifar": {"drop_path": 0.0, "cutout": 0}},
 )
