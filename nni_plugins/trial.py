@@ -34,7 +34,7 @@ from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import load_genotype
 from nni_plugins.run.pipeline import run, run_retraining
 from nni_plugins.run.retrain import retraining_settings
-from nni_plugins.run.scaling import scaled_to
+from nni_plugins.run.scaling import advice_on_deciding, scaled_to
 from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
@@ -172,9 +172,11 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
     """Search, retrain, export and check; return the final result."""
     settings = settings_of(parameters, arguments)  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = settings_of(parameters, arguments, stem=stem_of(data.image_size))
+    settings = scaled(settings_of(parameters, arguments, stem=stem_of(data.image_size)), data, parameters, arguments)
+    if advice := advice_on_deciding(data, settings, {*parse_assignments(arguments.set), *parameters}):
+        print(advice, flush=True)
     return run(
-        scaled(settings, data, parameters, arguments),
+        settings,
         data,
         out=result_folder(arguments),
         work=work_folder(),

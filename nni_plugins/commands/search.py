@@ -43,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of()  # mistakes come before the data is read
     from nni_plugins.data import load_data
     from nni_plugins.run import pipeline
+    from nni_plugins.run.scaling import advice_on_deciding
 
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
+    if advice := advice_on_deciding(data, settings, parse_assignments(arguments.set)):
+        print(advice)
     return finish(pipeline.run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))

@@ -26,6 +26,7 @@ from nni_plugins.tools.console import complain
 
 FIGURES = {
     "search_accuracy": "{:.2f}",
+    "decided": "{:.2f}",
     "test_accuracy": "{:.2f}",
     "parameters": "{:,}",
     "onnx_latency_ms": "{:.2f}",
@@ -64,12 +65,12 @@ def _parameters(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[Table, list[dict[str, Any]]]:
-    """Return a table of the trials (``ms`` is the ONNX model's latency), and the final metrics of those that succeeded.
+    """Return a table of the trials, and the final metrics of those that succeeded, the best first.
 
-    The best comes first.
+    ``decided`` is from 0 to 1, ``ms`` the ONNX model's latency.
     """
     table = Table(title="Trials (accuracies in percent, latency in ms)", title_justify="left", box=box.SIMPLE)
-    for column in ("strategy", "seed", "status", "search", "test", "params", "ms", "parity"):
+    for column in ("strategy", "seed", "status", "search", "decided", "test", "params", "ms", "parity"):
         left = column in ("strategy", "status", "parity")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     finals = []

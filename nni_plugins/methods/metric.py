@@ -47,6 +47,12 @@ VALIDATION_LOSS = Metric("validation_loss", "mean cross-entropy on the architect
 TRAINING_ACCURACY = Metric("training_accuracy", "accuracy on the training batches as they came, percent")
 TRAINING_LOSS = Metric("training_loss", "mean cross-entropy on the training batches as they came, nats")
 TEST_ACCURACY = Metric("test_accuracy", "accuracy on the test set, percent")
+DECIDED = Metric("decided", "how far the search has moved from undecided, from 0 to 1; each method says how it counts")
+ALPHA_GAP = Metric("alpha_gap", "mean lead of an edge's best operation in weight")
+CHANGED_SINCE_FIRST = Metric(
+    "changed_since_first", "share of the derived connections that the first epoch's cell has not", on_line=False
+)
+EPOCHS_UNCHANGED = Metric("epochs_unchanged", "epochs since the derived cell last changed", on_line=False)
 PARAMETER_FREE = Metric("parameter_free", "derived connections without convolutions")
 SKIP_CONNECT = Metric("skip_connect", "derived skip connections", on_line=False)
 SECONDS = Metric("seconds", "duration of the epoch, seconds")

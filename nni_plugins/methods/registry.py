@@ -19,6 +19,10 @@ from nni_plugins.tools.own_code import is_own, own
 
 GROUP = "nni_plugins.methods"
 
+_OF_A_STRATEGY = (
+    "setting_names", "fitted", "mutate_model", "make_evaluator", "epoch_metrics", "too_short", "undecided",
+)  # fmt: skip
+
 
 @functools.cache
 def built_in_specs() -> Mapping[str, MethodSpec]:
@@ -88,11 +92,7 @@ def method_spec(name: str) -> MethodSpec:
     found = own(name, "strategy", "--strategy")
     if isinstance(found, MethodSpec):
         return found
-    missing = [
-        wanted
-        for wanted in ("setting_names", "fitted", "mutate_model", "make_evaluator", "epoch_metrics")
-        if not callable(getattr(found, wanted, None))
-    ]
+    missing = [wanted for wanted in _OF_A_STRATEGY if not callable(getattr(found, wanted, None))]
     if not isinstance(found, type) or missing:
         raise ValueError(
             f"{name!r} is no strategy: expected a class such as nni_plugins.BilevelSearch, an NNI one-shot strategy "

@@ -83,6 +83,12 @@ class Strategy(Protocol):
     def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
         """Return what only this kind of search measures; ``module`` is the evaluator's."""
 
+    def too_short(self, steps: int, epochs: int) -> str | None:
+        """Return a sentence, with the fix, if a search of ``epochs`` epochs of ``steps`` steps cannot decide."""
+
+    def undecided(self, module: pl.LightningModule, last: Mapping[str, float]) -> str | None:
+        """Return a sentence, with the fix, if a search has ended undecided; ``last`` are its last epoch's metrics."""
+
 
 class SearchMethod:
     """Defaults of a :class:`Strategy` that suit any one-shot strategy of NNI; mixed in before NNI's class."""
@@ -116,6 +122,14 @@ class SearchMethod:
     def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
         """Return loss and accuracy of the training steps."""
         return epoch.training
+
+    def too_short(self, steps: int, epochs: int) -> str | None:
+        """Return nothing: a method without a sign of its own is not judged."""
+        return None
+
+    def undecided(self, module: pl.LightningModule, last: Mapping[str, float]) -> str | None:
+        """Return nothing: a method without a sign of its own is not judged."""
+        return None
 
 
 LARGE_BATCH: Values = MappingProxyType({"batch_size": 1024, "lr": 0.5, "schedule": "linear", "lr_warmup_epochs": 5})

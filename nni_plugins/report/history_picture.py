@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -21,10 +21,16 @@ from search_spaces.genotype import Genotype
 _WIDTH = 9.0
 _ROW_HEIGHT = 0.2
 _CURVE_HEIGHT = 1.0
+_SHARE_HEIGHT = 1.6
 _HEADING_HEIGHT = 0.75
 
 
-def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, title: str | None = None) -> str:
+def draw_history(
+    genotypes: Sequence[Genotype],
+    path: str | Path | None = None,
+    title: str | None = None,
+    curves: Mapping[str, Sequence[float]] | None = None,
+) -> str:
     """Draw the cells of all epochs: epochs along x, one row per edge, one colour per operation, and the skip count.
 
     An edge that was not kept in an epoch stays white. The dashed line is where
@@ -38,6 +44,8 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
         Where to write the picture; None writes nothing.
     title
         Heading of the picture.
+    curves
+        Shares from 0 to 1 by name, one number an epoch (NaN for none), drawn below the cells.
 
     Returns
     -------
@@ -47,12 +55,16 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
     Raises
     ------
     ValueError
-        If there is no epoch, or the epochs belong to different spaces.
+        If there is no epoch, the epochs belong to different spaces, or a curve has not a number for each.
     """
     if not genotypes:
         raise ValueError("A history needs the genotype of at least one epoch, got none.")
     if spaces := {genotype.space for genotype in genotypes} - {genotypes[0].space}:
         raise ValueError(f"A history is that of one space, got {genotypes[0].space} and {', '.join(sorted(spaces))}.")
+    curves = dict(curves or {})
+    for name, values in curves.items():
+        if len(values) != len(genotypes):
+            raise ValueError(f"The curve {name} has {len(values)} numbers for {len(genotypes)} epochs; give one each.")
     picks = [names for genotype in genotypes for names in picked_operations(genotype).values()]
     operations = in_order(name for names in picks for name in names)
     colours = _colours(operations)
@@ -60,11 +72,15 @@ def draw_history(genotypes: Sequence[Genotype], path: str | Path | None = None, 
     edges = {kind: _edges(genotypes, kind) for kind in kinds}
     heights = [height for kind in kinds for height in (_ROW_HEIGHT * len(edges[kind]), _CURVE_HEIGHT)]
     with matplotlib.rc_context({"svg.hashsalt": "history", "svg.fonttype": "none", "font.size": 9}):
+        heights += [_SHARE_HEIGHT] if curves else []
         figure = Figure((_WIDTH, sum(heights) + _HEADING_HEIGHT * (len(kinds) + 1)), layout="constrained")
         axes = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-        for kind, cells, curve in zip(kinds, axes[::2], axes[1::2], strict=True):
+        of_the_cells = axes[: 2 * len(kinds)]
+        for kind, cells, curve in zip(kinds, of_the_cells[::2], of_the_cells[1::2], strict=True):
             _draw_cells(cells, genotypes, kind, edges[kind], colours)
             _draw_skips(curve, genotypes, kind, warns=kind == kinds[0])
+        if curves:
+            _draw_curves(axes[-1], curves)
         axes[-1].set_xlabel("epoch")
         axes[-1].set_xlim(0.5, len(genotypes) + 0.5)
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -115,6 +131,16 @@ def _draw_skips(axes: Axes, genotypes: Sequence[Genotype], kind: str, *, warns: 
     axes.set_ylim(-0.2, max(*skips, *too_many) + 0.8)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("skips")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[float]]) -> None:
+    for name, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, marker=".", linewidth=1.5, label=name)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share")
+    axes.set_title("how far the search has decided", loc="left", fontweight="bold")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -106,7 +106,7 @@ def evaluate_candidate(
         channels_last=recipe.channels_last,
     )
 
-    def measure(trainer: pl.Trainer, _: pl.LightningModule) -> EpochRecord:
+    def measure(trainer: pl.Trainer, *_: object) -> EpochRecord:
         validation = module.epoch_metrics("validation")
         default = {DEFAULT: validation[VALIDATION_ACCURACY]}
         return EpochRecord(trainer.current_epoch, {**default, **validation, **module.epoch_metrics("training")})

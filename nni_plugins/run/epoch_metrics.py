@@ -15,7 +15,9 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 
 from nni_plugins.methods.metric import (
+    CHANGED_SINCE_FIRST,
     DEFAULT,
+    EPOCHS_UNCHANGED,
     PARAMETER_FREE,
     SKIP_CONNECT,
     VALIDATION_ACCURACY,
@@ -24,6 +26,7 @@ from nni_plugins.methods.metric import (
 )
 from nni_plugins.methods.spec import EpochEnd, Strategy
 from nni_plugins.report.collapse import SKIP, picked_operations, stop_epoch
+from nni_plugins.report.decision import epochs_unchanged, share_changed
 from nni_plugins.report.nasbench201_table import Table, score
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_report import EpochRecord, History
@@ -69,13 +72,14 @@ class SearchMeasure:
                 "search nasbench201."
             )
 
-    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule) -> EpochRecord:
-        """Return the record of the epoch that ends."""
+    def __call__(self, trainer: pl.Trainer, module: pl.LightningModule, history: History) -> EpochRecord:
+        """Return the record of the epoch that ends; ``history`` has those before it."""
         assert isinstance(module, BaseOneShotLightningModule)
         classifier = module.training_module
         assert isinstance(classifier, ImageClassifier)
         training, validation = classifier.epoch_metrics("training"), classifier.epoch_metrics("validation")
         genotype = Genotype.from_sample(module.export(), self._space)
+        cells = [*(Genotype.from_json(epoch["genotype"]) for epoch in history), genotype]
         picks = [operation for operations in picked_operations(genotype).values() for operation in operations]
         own = self._strategy.epoch_metrics(
             module,
@@ -93,6 +97,8 @@ class SearchMeasure:
             PARAMETER_FREE: sum(operation in WITHOUT_PARAMETERS for operation in picks),
             SKIP_CONNECT: picks.count(SKIP),
             **own,
+            CHANGED_SINCE_FIRST: share_changed(genotype, cells[0]),
+            EPOCHS_UNCHANGED: epochs_unchanged(cells),
             **self._in_the_table(genotype),
         }
         return EpochRecord(trainer.current_epoch, metrics, genotype.to_json())

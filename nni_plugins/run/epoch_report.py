@@ -53,8 +53,8 @@ class EpochRecord:
         return {name: float(value) for name, value in shown.items() if value is not None and math.isfinite(value)}
 
 
-Measure = Callable[[pl.Trainer, pl.LightningModule], EpochRecord]
-"""From trainer and Lightning module to the record of the epoch that ends."""
+Measure = Callable[[pl.Trainer, pl.LightningModule, History], EpochRecord]
+"""From trainer, Lightning module and the epochs so far to the record of the epoch that ends."""
 
 
 class EpochReport(pl.Callback):
@@ -100,7 +100,7 @@ class EpochReport(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.perf_counter() - self._started
-        measured = self._measure(trainer, pl_module)
+        measured = self._measure(trainer, pl_module, self.history)
         costs = {SECONDS: seconds, MEMORY_MB: peak_memory_mb()}
         record = EpochRecord(measured.epoch, {**measured.metrics, **costs}, measured.genotype)
         self.history.append(record.to_dict())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from nni_plugins.data import ImageSet, load_data
 from nni_plugins.deploy.export import export_result, load_weights, measure_accuracy
 from nni_plugins.deploy.result_folder import GENOTYPE_FILE, REPORT_FILE, WEIGHTS_FILE, refuse_existing_result
+from nni_plugins.methods.metric import ALPHA_GAP, CHANGED_SINCE_FIRST, DECIDED, EPOCHS_UNCHANGED
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
@@ -29,6 +31,11 @@ _logger = logging.getLogger(__name__)
 
 ROUNDING = 0.1
 """Points of test accuracy by which another device or precision may change a network's answer."""
+
+_DECISION = (DECIDED.name, ALPHA_GAP.name, CHANGED_SINCE_FIRST.name, EPOCHS_UNCHANGED.name)
+"""What the final result of a trial says of how far its search has decided, where the method measures it."""
+_DRAWN = (DECIDED.name, ALPHA_GAP.name, CHANGED_SINCE_FIRST.name)
+"""Shares that ``history.svg`` draws as curves."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class RunResult:
             **{name: settings[name] for name in ("strategy", "space", "data", "seed")},
             "test_accuracy": self.report["test_accuracy"],
             **({"search_accuracy": search["validation_accuracy"]} if search else {}),
+            **{name: search[name] for name in _DECISION if name in search},
             "parameters": self.report["parameters"],
             "multiply_adds": self.report["multiply_adds"],
             "onnx_latency_ms": latency["p50_ms"] if latency else -1.0,
@@ -177,7 +185,12 @@ def _retrain_and_export(
         "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
     }
     genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
-    files = {"history.svg": draw_history(genotypes)} if genotypes and genotypes[0].cells else {}
+    curves = {
+        name: [metrics.get(name, math.nan) for metrics in found.history]
+        for name in _DRAWN
+        if any(name in metrics for metrics in found.history)
+    }
+    files = {"history.svg": draw_history(genotypes, curves=curves)} if genotypes and genotypes[0].cells else {}
     report = export_result(
         out, genotype=found.genotype, net=retrained.net, data=data, report=report, files=files, force=force
     )

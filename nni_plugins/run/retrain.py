@@ -197,7 +197,7 @@ def retrain(
     recipe = settings.retrain
     net, module, batches, test_batches = build_retraining(genotype, settings, data, sample)
 
-    def measure(trainer: pl.Trainer, _: pl.LightningModule) -> EpochRecord:
+    def measure(trainer: pl.Trainer, *_: object) -> EpochRecord:
         tested = module.epoch_metrics("validation").get(VALIDATION_ACCURACY)
         training = module.epoch_metrics("training")
         test = {} if tested is None else {TEST_ACCURACY: tested}

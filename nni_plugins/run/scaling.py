@@ -4,7 +4,8 @@
     lr     <- lr * batch / published batch, lr_min likewise            (linear scaling, arXiv 1706.02677)
     cutout <- cutout * side / 32 for images smaller than CIFAR's
 
-Not stated in any of the papers. Named data sets keep what was published, and what the user sets stays.
+Not stated in any of the papers. Named data sets keep what was published, and what the user sets stays. The architecture
+learning rate is never changed: :func:`advice_on_deciding` says where it is too low for so few steps.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nni_plugins.run.settings import Settings
 
 STEPS = 8
 CIFAR_SIDE = 32
+CIFAR_IMAGES = 50_000
 
 AnyRecipe = TypeVar("AnyRecipe", SearchRecipe, RetrainRecipe)
 
@@ -55,6 +57,21 @@ def scaled_to(data: ImageSet, settings: Settings, given: Collection[str]) -> tup
         f"published settings are for, so that {', '.join(changes)}; set them otherwise with --set NAME=VALUE."
     )
     return replace(settings, search=search, retrain=retrain), sentence
+
+
+def advice_on_deciding(data: ImageSet, settings: Settings, given: Collection[str]) -> str:
+    """Return a sentence if a search of a user's own, small set is too short to decide, with the fix; else nothing.
+
+    Parameters
+    ----------
+    data, settings, given
+        As in :func:`scaled_to`, the settings already scaled.
+    """
+    if settings.data in DATA_NAMES or len(data.y_train) >= CIFAR_IMAGES // 2 or "arch_learning_rate" in given:
+        return ""
+    recipe = settings.search
+    steps = max(1, round(len(data.y_train) * recipe.weights_fraction) // recipe.batch_size)
+    return settings.make_strategy().too_short(steps, recipe.epochs) or ""
 
 
 def _scaled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from nni_plugins.run.networks import build_space
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
 from search_spaces import Genotype
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ def search(
 ) -> SearchResult:
     """Run the search of ``settings``, or resume it where ``folder`` says it was interrupted.
 
+    A search that ends undecided says so in one warning, with the setting to change.
+
     Parameters
     ----------
     settings
@@ -106,5 +111,7 @@ def search(
     if (epoch := hessian_stop_epoch(recipe, report.history)) is not None:
         genotype = genotype_of_epoch(report.history, epoch + 1)
         return SearchResult(genotype, genotype.to_sample(), report.history)
+    if warning := parts.strategy.undecided(evaluator.module, report.history[-1]):
+        _logger.warning("%s", warning)
     sample = evaluator.module.export()
     return SearchResult(Genotype.from_sample(sample, settings.space), sample, report.history)

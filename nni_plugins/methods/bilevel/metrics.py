@@ -9,17 +9,21 @@ import torch
 
 from nni_plugins.methods.bilevel.hessian import architecture_eigenvalue
 from nni_plugins.methods.bilevel.step import BilevelModule
-from nni_plugins.methods.metric import Metric, Metrics
+from nni_plugins.methods.metric import ALPHA_GAP, DECIDED, Metric, Metrics
 from nni_plugins.methods.spec import EpochEnd
 from nni_plugins.report.collapse import mean_entropy, mean_gap, signs, skip_warning, to_metrics
+from nni_plugins.report.decision import decidedness, share_changed
 from nni_plugins.supernet.consistency import consistency
+from search_spaces.genotype import Genotype
 
 _logger = logging.getLogger(__name__)
 
 ARCHITECTURE_LOSS = Metric("architecture_loss", "mean loss of the architecture steps, nats", unmeasured=0.0)
 WEIGHTS_LOSS = Metric("weights_loss", "mean loss of the weight steps, nats")
 ALPHA_ENTROPY = Metric("alpha_entropy", "mean entropy of an edge's operation weights, nats")
-ALPHA_GAP = Metric("alpha_gap", "mean lead of an edge's best operation in weight", on_line=False, on_page=False)
+CHANGED_SINCE_INITIAL = Metric(
+    "changed_since_initial", "share of the derived connections that the initial alpha's cell has not", on_line=False
+)
 DERIVED_ACCURACY = Metric(
     "derived_accuracy", "accuracy of the derived sub-graph with the supernet's weights, percent", False, False
 )
@@ -54,9 +58,12 @@ def _decision(module: BilevelModule, epoch: EpochEnd) -> Metrics:
     tables = [table for found in by_kind.values() for table in found]
     edges = sum(len(table) for table in tables)
     found = signs(epoch.genotype, {kind: torch.cat(by_kind[kind]) for kind in epoch.genotype.cells})
+    initial = Genotype.from_sample(module.initial_sample, epoch.genotype.space)
     return {
+        DECIDED: sum(decidedness(table) * len(table) for table in tables) / edges,
         ALPHA_ENTROPY: sum(mean_entropy(table) * len(table) for table in tables) / edges,
         ALPHA_GAP: sum(mean_gap(table) * len(table) for table in tables) / edges,
+        CHANGED_SINCE_INITIAL: share_changed(epoch.genotype, initial),
         **{
             Metric(name, "sign of collapse of one kind of cell", on_line=False, on_page=False): value
             for name, value in to_metrics(found).items()

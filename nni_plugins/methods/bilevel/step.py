@@ -25,6 +25,12 @@ class BilevelModule(DartsLightningModule):
         The evaluator's module; its ``training_step`` gives both losses, its optimiser steps the weights.
     choices
         The parts of the search.
+
+    Attributes
+    ----------
+    initial_sample
+        NNI's sample of the architecture that the initial parameters stand for, drawn anew from the same seed where a
+        search resumes.
     """
 
     def __init__(self, training_module: LightningModule, choices: Choices) -> None:
@@ -35,6 +41,7 @@ class BilevelModule(DartsLightningModule):
             warmup_epochs=choices.warmup_epochs,
         )
         self.choices = choices
+        self.initial_sample: dict[str, Any] = {}
         self._losses = FiniteLosses()
         self._epoch_losses: dict[str, list[torch.Tensor]] = {"architecture": [], "weights": []}
 
@@ -96,6 +103,11 @@ class BilevelModule(DartsLightningModule):
         return result["loss"] if isinstance(result, dict) else result
 
     # Around the steps
+
+    def setup(self, stage: str = "") -> None:
+        """Note where the architecture starts, before Lightning loads a checkpoint."""
+        self.initial_sample = self.export()
+        super().setup(stage)
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         parameters = self.arch_parameters()

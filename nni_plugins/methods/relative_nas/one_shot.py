@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
@@ -41,12 +41,13 @@ from torchvision.ops import StochasticDepth
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
 from nni_plugins.methods.bilevel.trainable import make_affine
 from nni_plugins.methods.divergence import ADVICE, Diverged
-from nni_plugins.methods.metric import Metric, Metrics
+from nni_plugins.methods.metric import DECIDED, Metric, Metrics
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
 from nni_plugins.methods.relative_nas.model_space import model_space_encoding
 from nni_plugins.methods.relative_nas.weight_set import Weights, WeightSet
 from nni_plugins.methods.spec import EpochEnd, SearchMethod
+from nni_plugins.report.decision import SETTLED, generations_to_settle, loss_signal, togetherness
 from nni_plugins.supernet.build import Builder
 from nni_plugins.supernet.channels import AllChannels
 from nni_plugins.supernet.consistency import mixtures_of
@@ -64,6 +65,9 @@ _logger = logging.getLogger(__name__)
 BEST_LOSS = Metric("best_loss", "lowest validation loss of a candidate of the generation, nats")
 MEAN_LOSS = Metric("mean_loss", "mean of the generation's finite validation losses, nats", on_line=False)
 LOSS_SPREAD = Metric("loss_spread", "standard deviation of the generation's finite validation losses, nats")
+LOSS_SIGNAL = Metric(
+    "loss_signal", "spread of the candidates' losses over what the noise of the images alone gives", on_page=False
+)
 DIVERSITY = Metric("diversity", "mean distance of the learners to their mean, in genes")
 FAILED_CANDIDATES = Metric("failed_candidates", "candidates without a finite loss", on_line=False, on_page=False)
 
@@ -193,6 +197,20 @@ class RelativeNAS(SearchMethod, RandomOneShot):
         assert isinstance(module, WeightSetModule)
         return {**epoch.training, **module.generation_metrics()}
 
+    def undecided(self, module: pl.LightningModule, last: Mapping[str, float]) -> str | None:
+        """Return a sentence with the number of generations in which the population would have settled."""
+        assert isinstance(module, WeightSetModule)
+        decided, signal = last[DECIDED.name], last.get(LOSS_SIGNAL.name)
+        if decided >= SETTLED:
+            return None
+        told = "" if signal is None else f" (their losses differ {signal:.2g} times as much as chance makes them)"
+        return (
+            f"The population has not settled: its learners have come {decided:.0%} closer to each other than random "
+            f"ones, and {SETTLED:.0%} makes a decision{told}; about --set "
+            f"epochs={generations_to_settle(module.generations, decided)} (it was {module.generations}) does, or fewer "
+            "learners, population_size."
+        )
+
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         """All passes of a generation through both halves, one after the other."""
         return GenerationLoader(train_dataloader_fn(), val_dataloader_fn(), self.choices.population_size)
@@ -295,6 +313,7 @@ class WeightSetModule(BaseOneShotLightningModule):
         self._before: Weights = {}
         self._members: list[_Trained] = []
         self._validation: list[tuple[torch.Tensor, int]] = []
+        self._batch_losses: list[list[float]] = []
 
     def export(self) -> dict[str, Any]:
         """Return the best architecture as NNI's sample: of the final pick, or of the last generation before that."""
@@ -318,7 +337,7 @@ class WeightSetModule(BaseOneShotLightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Pair the learners; the final pick takes them as they come."""
-        self.losses = []
+        self.losses, self._batch_losses = [], []
         if self.current_epoch < self.generations:
             self.state, architectures = slow_fast.ask(self.state, decode=self.encoding.decode)
             self._order = self.state.pairs.flatten().tolist()
@@ -364,6 +383,7 @@ class WeightSetModule(BaseOneShotLightningModule):
     def _finish(self) -> None:
         """Note the candidate's validation loss and what it has learned."""
         self.training_module.train()
+        self._batch_losses.append([float(loss) for loss, _ in self._validation])
         total = sum(float(loss) * size for loss, size in self._validation)
         loss = total / sum(size for _, size in self._validation)
         self._validation = []
@@ -392,7 +412,8 @@ class WeightSetModule(BaseOneShotLightningModule):
         self.best = self._samples[int(by_row.argmin())]
         if self.current_epoch < self.generations:
             self.state = slow_fast.tell(self.state, by_row.tolist())
-        described = ", ".join(f"{metric.name} {value:.4g}" for metric, value in self.generation_metrics().items())
+        found = {metric.name: value for metric, value in self.generation_metrics().items() if value is not None}
+        described = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         _logger.info("Generation %d: %s; best %s.", self.current_epoch + 1, described, self.best)
 
     # Around the generations
@@ -404,6 +425,8 @@ class WeightSetModule(BaseOneShotLightningModule):
             BEST_LOSS: float(finite.min()),
             MEAN_LOSS: float(finite.mean()),
             LOSS_SPREAD: float(finite.std()),
+            LOSS_SIGNAL: loss_signal(self._batch_losses),
+            DECIDED: togetherness(self.state.population, self.state.upper),
             DIVERSITY: slow_fast.diversity(self.state),
             FAILED_CANDIDATES: len(self.losses) - len(finite),
         }

@@ -113,7 +113,7 @@ def test_a_search_that_the_eigenvalue_has_stopped_does_not_go_on_when_rerun(tiny
     def train() -> History:
         report = EpochReport(
             "search",
-            lambda trainer, module: EpochRecord(trainer.current_epoch, {HESSIAN: eigenvalues[trainer.current_epoch]}),
+            lambda trainer, *_: EpochRecord(trainer.current_epoch, {HESSIAN: eigenvalues[trainer.current_epoch]}),
             stops=lambda history: hessian_stop_epoch(recipe, history) is not None,
         )
         trainer = make_trainer(recipe, tmp_path, report)
