@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nni_plugins.cli import main
+from nni_plugins.run.pipeline import RunResult
 from search_spaces import Genotype, published
 
 SIZES = ["--set", "net.channels=4", "--set", "net.deep_cells=0", "--set", "net.enhancement_cells=1"]
@@ -31,6 +32,9 @@ def test_search_leaves_a_whole_folder(searched: Path) -> None:
     assert {file.name for file in searched.iterdir()} == FILES
     report = json.loads((searched / "report.json").read_text())
     assert report["deployment"]["passed"] and len(report["search_history"]) == 2
+    final = RunResult(searched, Genotype.load(searched / "genotype.json"), report).summary()
+    for name in ("decided", "alpha_gap", "changed_since_first", "epochs_unchanged"):
+        assert final[name] == report["search"][name] == report["search_history"][-1][name]
     assert not [path for path in searched.parent.glob(".*") if path.is_dir()], "no temporary folder is left"
 
 

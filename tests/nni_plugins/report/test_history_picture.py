@@ -45,6 +45,15 @@ def test_colours_differ_between_operations_and_bars_change_with_them() -> None:
         assert colour in one
 
 
+def test_curves_have_a_panel_with_their_names() -> None:
+    history = [from_architecture_string(name) for name in (FIRST, SECOND)]
+    found = texts(draw_history(history, curves={"decided": [float("nan"), 0.5], "alpha_gap": [0.1, 0.2]}))
+    assert {"decided", "alpha_gap", "how far the search has decided"} <= set(found)
+    assert "share" not in texts(draw_history(history))
+    with pytest.raises(ValueError, match="The curve decided has 1 numbers for 2 epochs"):
+        draw_history(history, curves={"decided": [0.1]})
+
+
 def test_two_operations_on_one_edge() -> None:
     nodes: Any = [(("sep_conv_3x3", 0), ("max_pool_3x3", 0))] * 4
     assert draw_history([Genotype("darts", {"normal": nodes, "reduce": nodes})])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from nni_plugins.data import load_data, search_loaders
 from nni_plugins.methods.bilevel.metrics import HESSIAN
+from nni_plugins.report.decision import DECIDED_GAP, share_changed
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_metrics import hessian_stop_epoch
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
@@ -26,8 +28,8 @@ OVERRIDES = {"epochs": 2, "batch_size": 16, "space.channels": 4, "space.cells": 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
-def run(data: str, folder: Path, **overrides: Any) -> SearchResult:
-    settings = Settings.of(strategy="rf_darts", space="nasbench201", data=data, seed=2, overrides=OVERRIDES | overrides)
+def run(data: str, folder: Path, strategy: str = "rf_darts", **overrides: Any) -> SearchResult:
+    settings = Settings.of(strategy=strategy, space="nasbench201", data=data, seed=2, overrides=OVERRIDES | overrides)
     return search(settings, load_data(data), folder)
 
 
@@ -95,6 +97,41 @@ def test_the_four_signs_are_in_the_history(plain: tuple[SearchResult, Path]) -> 
         assert metrics["skip_connect"] == metrics["cell_skips"] == picks.count("skip_connect")
         assert 0 < metrics["alpha_entropy"] <= np.log(5) + 1e-6
         assert 0 <= metrics["alpha_gap"] < 1
+
+
+def test_how_far_the_search_has_decided_is_in_the_history(plain: tuple[SearchResult, Path]) -> None:
+    first, last = plain[0].history
+    for metrics in (first, last):
+        assert metrics["decided"] == pytest.approx(1 - metrics["alpha_entropy"] / np.log(5), abs=1e-6)
+        assert 0 <= metrics["changed_since_initial"] <= 1
+    before, after = (Genotype.from_json(metrics["genotype"]) for metrics in (first, last))
+    assert (first["changed_since_first"], first["epochs_unchanged"]) == (0, 0)
+    assert last["changed_since_first"] == share_changed(after, before)
+    assert last["epochs_unchanged"] == int(before == after)
+
+
+def test_an_undecided_search_is_told_a_rate_that_decides(
+    tiny_data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    undecided = run(tiny_data, tmp_path / "before", strategy="darts")
+    (told,) = (record.getMessage() for record in caplog.records if "has not decided" in record.getMessage())
+    assert undecided.history[-1]["alpha_gap"] < DECIDED_GAP
+    (rate,) = re.findall(r"--set arch_learning_rate=(\S+) \(it was 0\.0003\)", told)
+    caplog.clear()
+    decided = run(tiny_data, tmp_path / "after", strategy="darts", arch_learning_rate=rate)
+    assert decided.history[-1]["alpha_gap"] > 0.7 * DECIDED_GAP  # a forecast over a factor of some hundred
+    assert decided.history[-1]["changed_since_initial"] > 0.3
+
+
+def test_where_the_architecture_started_is_known_after_a_resumption(tiny_data: str, tmp_path: Path) -> None:
+    overrides = {"strategy": "darts", "arch_learning_rate": 0.1}
+    whole = run(tiny_data, tmp_path / "whole", **overrides)
+    run(tiny_data, tmp_path / "cut", **overrides)
+    for file in (tmp_path / "cut" / "search").glob("epoch-0002*"):
+        file.unlink()
+    resumed = run(tiny_data, tmp_path / "cut", **overrides)
+    for name in ("changed_since_initial", "changed_since_first", "epochs_unchanged", "decided"):
+        assert resumed.history[-1][name] == whole.history[-1][name]
 
 
 def test_the_cell_of_an_earlier_epoch_can_be_taken(plain: tuple[SearchResult, Path]) -> None:

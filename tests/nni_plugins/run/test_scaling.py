@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from nni_plugins.data import ImageData
-from nni_plugins.run.scaling import scaled_to
+from nni_plugins.run.scaling import advice_on_deciding, scaled_to
 from nni_plugins.run.settings import Settings
 
 
@@ -49,3 +51,33 @@ def test_large_sets_and_named_ones_keep_what_was_published() -> None:
 def test_a_handful_of_images_still_makes_steps() -> None:
     found, _ = scaled_to(images(10, 8), Settings.of(data="npz:mine.npz"), given=())
     assert (found.search.batch_size, found.retrain.batch_size) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "path", "steps", "rate"),
+    [
+        # 60 images a half, 4 a step: 15 steps an epoch; a rate of 3e-4 in 50 epochs of them
+        ("bnas_d", "0.22", 750, "0.014"),
+        # sum of ((e + 1) / 50)^2 over 50 epochs is 17.17
+        ("bnas_v2_clr", "0.077", 750, "0.039"),
+        # 6e-4 in 35 epochs, after 15 of warm-up
+        ("bnas_v2_pc", "0.31", 525, "0.02"),
+    ],
+)
+def test_a_small_set_is_told_the_rate_at_which_it_decides(strategy: str, path: str, steps: int, rate: str) -> None:
+    few, published = images(120, 32), Settings.of(strategy=strategy, data="npz:mine.npz")
+    settings, _ = scaled_to(few, published, given=())
+    advice = advice_on_deciding(few, settings, given=())
+    assert f"moves alpha by {path} at the most in the {steps} steps" in advice
+    assert f"--set arch_learning_rate={rate} lets" in advice and "\n" not in advice
+
+
+def test_no_advice_where_it_is_not_needed() -> None:
+    def advice(count: int, given: tuple[str, ...] = (), **named: Any) -> str:
+        return advice_on_deciding(images(count, 32), Settings.of(**{"data": "npz:mine.npz", **named}), given)
+
+    assert advice(8192) and not advice(8192, given=("arch_learning_rate",))
+    assert not advice(25_000), "half of CIFAR-10"
+    assert not advice(120, data="cifar10")
+    assert not advice(120, strategy="relative_nas", space="darts"), "it has no such rate"
+    assert not advice(8192, overrides={"arch_learning_rate": 0.1})

@@ -281,6 +281,7 @@ def test_metrics_of_a_generation_and_equal_results_from_equal_seeds(tiny_data: s
     assert len(first.history) == 3 + 1, "three generations and the final pick"
     for metrics in first.history:
         assert metrics["best_loss"] <= metrics["mean_loss"]
+        assert 0 <= metrics["decided"] <= 1 and metrics["loss_signal"] > 0
         assert metrics["loss_spread"] >= 0 and metrics["diversity"] > 0 and metrics["failed_candidates"] == 0
         assert metrics["mean_loss"] == pytest.approx(metrics["validation_loss"])
     assert first.history[-1]["genotype"] == first.genotype.to_json()
