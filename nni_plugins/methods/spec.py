@@ -174,8 +174,8 @@ class MethodSpec:
     spaces
         The spaces that its paper searches, by name; others are allowed.
     quick
-        What small images such as digits need set otherwise, by the names that ``--set`` takes: fields of the search
-        recipe, settings of the strategy.
+        What small images such as digits need set otherwise, by the names and with the values or texts that ``--set``
+        takes: fields of the search recipe, settings of the strategy.
     """
 
     name: str

@@ -25,7 +25,7 @@ _WITH_PREFIX = SECTIONS[1:]
 
 QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "search": MappingProxyType({"epochs": 5, "batch_size": 128, "lr": 0.1}),
+        "search": MappingProxyType({"epochs": 8, "batch_size": 32, "lr": 0.1}),
         "retrain": MappingProxyType({"epochs": 4, "batch_size": 64, "lr": 0.05, "cutout": 4, "drop_path": 0.0}),
     }
 )
@@ -107,7 +107,7 @@ class Settings:
         kind, choices = method.load_strategy(), {}
         of_the_strategy = kind.setting_names()
         of_the_search = [name for name in SearchRecipe.names() if name not in kind.unused_settings]
-        for name, value in {**(method.quick if quick else {}), **given["search"]}.items():
+        for name, value in {**by_section(method.quick if quick else {})["search"], **given["search"]}.items():
             if name in of_the_strategy:
                 choices[name] = value
             elif name in of_the_search:

@@ -1,13 +1,33 @@
-"""What a quick search on the embedded digits finds."""
+"""What a quick search on the embedded digits finds: its settings let every strategy decide."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from nni_plugins.data import load_data
+from nni_plugins.methods.registry import built_in_specs
 from nni_plugins.report.collapse import skip_warning
+from nni_plugins.report.decision import DECIDED_GAP, SETTLED
 from nni_plugins.run.search import search
 from nni_plugins.run.settings import Settings
+
+MEANT = [(spec.name, space) for spec in built_in_specs().values() for space in spec.spaces if space[0] != "s"]
+COLLAPSING = [("darts", "s2"), ("rf_darts", "s4")]
+
+
+@pytest.mark.parametrize(("strategy", "space"), MEANT + COLLAPSING)
+def test_quick_settings_let_a_search_decide(
+    strategy: str, space: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = search(Settings.of(strategy=strategy, space=space, seed=1), load_data("digits"), tmp_path).history[-1]
+    if "alpha_gap" in last:
+        assert last["alpha_gap"] >= DECIDED_GAP
+    else:
+        assert last["decided"] >= SETTLED
+    assert last["validation_accuracy"] > 60
+    assert "has not" not in caplog.text, "no warning of an undecided search"
 
 
 def test_a_learnable_topology_is_pruned(tmp_path: Path) -> None:

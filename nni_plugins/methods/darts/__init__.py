@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from nni_plugins.methods.bilevel.quick import DECIDES
 from nni_plugins.methods.spec import LARGE_BATCH, MethodSpec, OnSpace
 
 _DARTS_SEARCH = MappingProxyType({"epochs": 50, "batch_size": 64, "lr": 0.025, "lr_min": 0.001, "weight_decay": 3e-4})
@@ -13,6 +14,10 @@ _PC_DARTS_EVALUATION = OnSpace(
 )
 _ROBUST_DARTS = {space: OnSpace() for space in ("s1", "s2", "s3", "s4")}
 
+_RANDOM_FEATURES_QUICK = MappingProxyType({**DECIDES, "trains": "BatchNormOnly(train_classifier=True)"})
+"""Behind a frozen classifier 176 steps of BatchNorm come to 48 % on digits (BCNN), behind one that trains
+to 87 % after six of the eight epochs; on NAS-Bench-201 to 25 % and 68 %."""
+
 SPECS = (
     MethodSpec(
         name="darts",
@@ -21,6 +26,7 @@ SPECS = (
         papers=("1806.09055",),
         search=_DARTS_SEARCH,
         spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+        quick=DECIDES,
     ),
     MethodSpec(
         name="darts_second_order",
@@ -29,6 +35,7 @@ SPECS = (
         papers=("1806.09055",),
         search=_DARTS_SEARCH,
         spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+        quick=DECIDES,
     ),
     MethodSpec(
         name="pc_darts",
@@ -37,6 +44,7 @@ SPECS = (
         papers=("1907.05737",),
         search=_PC_DARTS_SEARCH,
         spaces={"darts": _PC_DARTS_EVALUATION},
+        quick=DECIDES,
     ),
     MethodSpec(
         name="rf_darts",
@@ -45,6 +53,7 @@ SPECS = (
         papers=("2208.08835",),
         search=_DARTS_SEARCH,
         spaces={"darts": OnSpace(), "nasbench201": OnSpace(), **_ROBUST_DARTS},
+        quick=_RANDOM_FEATURES_QUICK,
     ),
     MethodSpec(
         name="rf_pcdarts",
@@ -53,5 +62,6 @@ SPECS = (
         papers=("2208.08835",),
         search=_PC_DARTS_SEARCH,
         spaces={"darts": _PC_DARTS_EVALUATION},
+        quick=_RANDOM_FEATURES_QUICK,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from nni_plugins.methods.bilevel.quick import DECIDES
 from nni_plugins.methods.spec import LARGE_BATCH, MethodSpec, OnSpace
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
@@ -28,6 +29,7 @@ SPECS = (
             ),
             "nasbench201": OnSpace(),
         },
+        quick=DECIDES,
     ),
     MethodSpec(
         name="entrannas_dst",
