@@ -72,12 +72,13 @@ def rate_to_decide(rate: float, gap: float, candidates: float) -> float:
 def generations_to_settle(generations: int, decided: float) -> int:
     """Return after how many generations a population settles that has come to ``decided`` in ``generations``.
 
-    Its learners' distances shrink by the same factor in every generation, as far as this one tells. One that has not
-    come closer at all tells nothing; the answer is then twice as many.
+    The logarithm of its learners' distances falls with the root of the generations: measured on slow-fast learning with
+    4 to 20 learners of 32 genes and losses drawn at random. A population that has not come closer at all tells nothing;
+    the answer is then twice as many.
     """
     if decided <= 0:
         return 2 * generations
-    return math.ceil(generations * math.log(1 - SETTLED) / math.log(1 - decided))
+    return math.ceil(generations * (math.log(1 - SETTLED) / math.log(1 - decided)) ** 2)
 
 
 def togetherness(population: ArrayLike, upper: ArrayLike) -> float:

@@ -12,10 +12,6 @@ _SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min"
 
 _EVALUATION = MappingProxyType({"imagenet": LARGE_BATCH})
 
-_DST_QUICK = MappingProxyType({"arch_learning_rate": 0.2})
-"""Adam moves alpha and beta by about its rate in a step. An operation is cut off once its alpha is ln 2 below the
-strongest's: a matter of 5,000 steps at the published rate, while a quick search on digits has 25."""
-
 SPECS = (
     MethodSpec(
         name="entrannas",
@@ -38,6 +34,6 @@ SPECS = (
         papers=("2101.11342",),
         search=_SEARCH,
         spaces={"darts_any": OnSpace(evaluation=_EVALUATION)},
-        quick=_DST_QUICK,
+        quick=DECIDES,
     ),
 )

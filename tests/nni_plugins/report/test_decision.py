@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.report.decision import (
     DECIDED_GAP,
+    SETTLED,
     decidedness,
     epochs_unchanged,
     generations_to_settle,
@@ -53,9 +55,26 @@ def test_two_digits_rounded_up() -> None:
 
 
 def test_generations_until_a_population_has_halved_its_distances() -> None:
-    # 0.75 of the distance is left after 5 generations: half of it after 5 ln 0.5 / ln 0.75 = 12.05
-    assert generations_to_settle(5, 0.25) == 13
+    # 0.75 of the distance is left after 5 generations: half of it after 5 (ln 0.5 / ln 0.75)^2 = 29.03
+    assert generations_to_settle(5, 0.25) == 30
     assert generations_to_settle(5, 0.0) == 10
+
+
+def test_slow_fast_learning_settles_about_when_its_beginning_foretells() -> None:
+    upper = [8.0, 2.0] * 16
+
+    def decided(generations: int, seed: int) -> float:
+        state, random = (
+            slow_fast.start(upper, population_size=10, seed=seed, reevaluate=True),
+            np.random.default_rng(seed),
+        )
+        for _ in range(generations):
+            state, _ = slow_fast.ask(state, decode=lambda genes: [tuple(row) for row in np.ceil(genes).tolist()])
+            state = slow_fast.tell(state, random.random(10).tolist())
+        return togetherness(state.population, state.upper)
+
+    foretold = np.mean([generations_to_settle(6, decided(6, seed)) for seed in range(10)])
+    assert np.mean([decided(round(foretold), seed) for seed in range(10)]) == pytest.approx(SETTLED, abs=0.08)
 
 
 def test_togetherness_of_a_point_and_of_random_learners() -> None:

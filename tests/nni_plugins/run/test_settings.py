@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nni_plugins import Confident, PartialChannels
+from nni_plugins import BatchNormOnly, Confident, PartialChannels
 from nni_plugins.run.recipes import RetrainRecipe
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments, parse_value
@@ -55,11 +55,14 @@ def test_quick_settings_of_a_method_reach_recipe_and_strategy_on_digits_alone() 
         choices: Any = settings.make_strategy().choices
         return choices.arch_learning_rate
 
-    assert rate("digits") == 0.2
+    assert rate("digits") == 0.15
     assert rate("digits", arch_learning_rate="0.01") == 0.01
     assert rate("cifar10") == 6e-4
-    assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 6
+    assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 15
     assert Settings.of(strategy="relative_nas", space="darts", data="cifar10").search.epochs == 50
+    found: Any = Settings.of(strategy="rf_darts", space="darts", data="digits").make_strategy().choices
+    assert found.trains == BatchNormOnly(train_classifier=True)
+    assert Settings.of(strategy="rf_darts", space="darts", data="cifar10").choices == {}
 
 
 def test_settings_survive_json() -> None:
@@ -86,7 +89,7 @@ def test_values(text: object, value: object) -> None:
         ({"overrides": {"epochs": "many"}}, "epochs must be a whole number of at least 1, got 'many'."),
         ({"overrides": {"epochs": 0}}, "epochs must be a whole number of at least 1, got 0."),
         ({"overrides": {"retrain.epoch": 3}}, "There is no setting 'retrain.epoch'; expected one of retrain.epochs"),
-        ({"overrides": {"warmup_epochs": 5}}, "leaves none of the 5 epochs to the architecture"),
+        ({"overrides": {"warmup_epochs": 8}}, "leaves none of the 8 epochs to the architecture"),
         ({"overrides": {"warmup_epochs": "two"}}, "warmup_epochs"),
         ({"overrides": {"unrolled": "perhaps"}}, "unrolled must be true or false, got 'perhaps'."),
         ({"overrides": {"retrain.lr": "-1"}}, "retrain.lr must be positive, got -1."),
