@@ -92,7 +92,7 @@ def test_the_signal_is_the_root_of_the_f_ratio() -> None:
     assert loss_signal([[1.5, 2.5], [4.5, 3.5]]) == pytest.approx(2.0)
     noise = np.random.default_rng(1).normal(size=(200, 30)) + np.arange(30)  # hard batches are hard for all
     assert loss_signal(noise) == pytest.approx(1, abs=0.15)
-    assert loss_signal(noise + 3 * np.arange(200)[:, None]) > 100
+    assert (loss_signal(noise + 3 * np.arange(200)[:, None]) or 0) > 100
 
 
 def test_losses_that_tell_nothing_have_no_signal() -> None:

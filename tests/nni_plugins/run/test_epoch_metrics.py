@@ -24,7 +24,7 @@ from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import make_trainer, resume_arguments
 from search_spaces import Genotype
 
-OVERRIDES = {"epochs": 2, "batch_size": 16, "space.channels": 4, "space.cells": 1}
+OVERRIDES: dict[str, Any] = {"epochs": 2, "batch_size": 16, "space.channels": 4, "space.cells": 1}
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
@@ -58,7 +58,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_measuring_leaves_the_search_bit_identical(
     watched: str, plain: tuple[SearchResult, Path], table: str, tiny_data: str, tmp_path: Path
 ) -> None:
-    value = {"table": table, "hessian": True, "consistency_batches": 0}[watched]
+    value: Any = {"table": table, "hessian": True, "consistency_batches": 0}[watched]
     result = run(tiny_data, tmp_path, **{watched: value})
     expected, folder = plain
     assert result.genotype == expected.genotype
@@ -124,7 +124,7 @@ def test_an_undecided_search_is_told_a_rate_that_decides(
 
 
 def test_where_the_architecture_started_is_known_after_a_resumption(tiny_data: str, tmp_path: Path) -> None:
-    overrides = {"strategy": "darts", "arch_learning_rate": 0.1}
+    overrides: dict[str, Any] = {"strategy": "darts", "arch_learning_rate": 0.1}
     whole = run(tiny_data, tmp_path / "whole", **overrides)
     run(tiny_data, tmp_path / "cut", **overrides)
     for file in (tmp_path / "cut" / "search").glob("epoch-0002*"):

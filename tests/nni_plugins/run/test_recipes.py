@@ -160,7 +160,7 @@ def test_the_average_of_the_weights_is_what_is_kept(tiny_data: str, tmp_path: Pa
     from nni_plugins.run.epoch_report import EpochReport
     from nni_plugins.run.training import make_trainer
 
-    report = EpochReport("by_hand", lambda trainer, _: EpochRecord(trainer.current_epoch, {}))
+    report = EpochReport("by_hand", lambda trainer, *_: EpochRecord(trainer.current_epoch, {}))
     trainer = make_trainer(
         plain.retrain, tmp_path / "by_hand", report, callbacks=[Average()],
         gradient_clip_val=plain.retrain.gradient_clip_val,
