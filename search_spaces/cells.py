@@ -16,6 +16,7 @@ from .cell_graph import CellGraph, Edge
 from .free_cell import FreeCell
 from .operation_names import DARTS_OPERATIONS
 from .operations import factorized_reduce, make_operation, relu_conv_bn
+from .taps import Tap
 
 Stem = Literal["cifar", "imagenet"]
 Classes = Annotated[int, Accepts(at_least=2)]
@@ -72,6 +73,11 @@ def make_stem(stem: Stem, in_channels: int, width: int) -> tuple[nn.Sequential, 
     )  # fmt: skip
     eighth = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
     return quarter, eighth
+
+
+def stem_taps(stem: Stem, width: int) -> list[Tap]:
+    """Return what the parts of :func:`make_stem` put out."""
+    return [Tap(1, width)] if stem == "cifar" else [Tap(4, width), Tap(8, width)]
 
 
 class InputPreprocessor(nn.Module):
