@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nni_plugins.run.result import load_net
+from nni_plugins.supernet.depthwise import use_fast_depthwise
 from search_spaces.taps import Tap, Tapped
 
 
@@ -66,7 +67,7 @@ class Backbone(nn.Module):
             )
         self.taps: tuple[Tap, ...] = tuple(by_stride[stride] for stride in chosen)
         self.out_channels = [tap.channels for tap in self.taps]
-        self.net = _without_heads(net)
+        self.net = use_fast_depthwise(_without_heads(net))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features (batch, channels, height / stride, width / stride) by stride, the finest first.
