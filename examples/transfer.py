@@ -399,9 +399,9 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--folder", type=Path, default=Path("exported/example"), help="result folder of the backbone")
     parser.add_argument("--out", type=Path, default=Path("transfer"), help="folder of the picture (transfer)")
-    parser.add_argument("--training", type=int, default=400, help="pictures to train on (400)")
+    parser.add_argument("--training", type=int, default=320, help="pictures to train on (320)")
     parser.add_argument("--test", type=int, default=200, help="pictures to test on (200)")
-    parser.add_argument("--epochs", type=int, default=10, help="length of each training (10)")
+    parser.add_argument("--epochs", type=int, default=8, help="length of each training (8)")
     arguments = parser.parse_args()
     try:
         scores = run(

@@ -127,7 +127,9 @@ def cell_operation(
     name = op if isinstance(op, str) else op[source, node_index]
     operation = make_operation(name, channels, 2 if reduces and source < 2 else 1, search=search)
     if drop_path > 0 and not search and not isinstance(operation, nn.Identity):
-        return nn.Sequential(operation, StochasticDepth(drop_path, mode="row"))
+        # in line with the operation's own layers, so that weights are called the same with and without it
+        layers = operation if isinstance(operation, nn.Sequential) else (operation,)
+        return nn.Sequential(*layers, StochasticDepth(drop_path, mode="row"))
     return operation
 
 
