@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             )
         self.taps: tuple[Tap, ...] = tuple(by_stride[stride] for stride in chosen)
         self.out_channels = [tap.channels for tap in self.taps]
-        self.net = use_fast_depthwise(_without_heads(net))
+        self.net = use_fast_depthwise(drop_heads(copy.deepcopy(net)))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features (batch, channels, height / stride, width / stride) by stride, the finest first.
@@ -101,9 +101,14 @@ def load_backbone(folder: str | Path, strides: Sequence[int] | None = None) -> B
     return Backbone(load_net(folder), strides).eval()
 
 
-def _without_heads(net: nn.Module) -> nn.Module:
-    """Return a copy without the direct parts of ``net`` that its features do not need."""
-    net = copy.deepcopy(net)
+def drop_heads(net: nn.Module) -> nn.Module:
+    """Remove from ``net`` what its features do not need, and return it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`tapped`.
+    """
     for name in tapped(net).heads:
         setattr(net, name, None)
     return net
