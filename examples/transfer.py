@@ -240,11 +240,12 @@ def _usual_boxes(targets: list[Any]) -> dict[str, Tensor]:
 
 def _show_boxes(axes: Any, found: Any, target: Any) -> None:
     for box, label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True):
-        if score >= 0.5:
-            x1, y1, x2, y2 = box.tolist()
+        if score >= 0.4:
+            x1, y1, x2, y2 = (box - 0.5).tolist()  # matplotlib has the centre of the first pixel at 0
             colour = COLOURS[int(label) - 1]
             axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=2))
-            axes.text(x1, y1 - 1, f"{FIGURES[int(label) - 1]} {score:.2f}", color=colour, fontsize=7)
+            text = f"{FIGURES[int(label) - 1]} {score:.2f}"
+            axes.text(x1, max(y1, 2), text, color="white", fontsize=9, bbox={"facecolor": colour, "pad": 1})
 
 
 def _mask_loss(model: nn.Module, images: Tensor, targets: list[Any]) -> Tensor:

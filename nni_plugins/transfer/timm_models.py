@@ -78,13 +78,24 @@ class TimmModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what feature maps do not need, as timm asks of a backbone, and return the maps' numbers from 0."""
-        from timm.models import feature_take_indices
+        """Remove what feature maps do not need, as timm asks of a backbone, and return the numbers of the maps.
 
+        Parameters
+        ----------
+        indices
+            As in :meth:`forward_intermediates`.
+        prune_norm, prune_head
+            As timm passes them: there is no last normalisation to remove, and the heads are.
+
+        Raises
+        ------
+        ValueError
+            If there is no such map.
+        """
         del prune_norm
         if prune_head:
             drop_heads(self.net)
-        return feature_take_indices(len(self.feature_info), indices)[0]
+        return self._map_numbers(indices)
 
     def forward_intermediates(
         self,
@@ -111,16 +122,25 @@ class TimmModel(nn.Module):
         Raises
         ------
         ValueError
-            If another format is asked for.
+            If another format, or a map that there is not, is asked for.
         """
-        from timm.models import feature_take_indices
-
         del norm
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be NCHW, got {output_fmt!r}.")
         maps = list(self.net.forward_features(images).values())
-        chosen = [maps[index] for index in feature_take_indices(len(maps), indices)[0]]
+        chosen = [maps[number] for number in self._map_numbers(indices)]
         return chosen if intermediates_only else (maps[-1], chosen)
+
+    def _map_numbers(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return the numbers of feature maps from 0: all for None, the last n for a number, else those given."""
+        numbers = range(len(self.feature_info))
+        if indices is None:
+            return list(numbers)
+        if isinstance(indices, int) and 0 < indices <= len(numbers):
+            return list(numbers[-indices:])
+        if not isinstance(indices, int) and all(-len(numbers) <= index < len(numbers) for index in indices):
+            return [numbers[index] for index in indices]
+        raise ValueError(f"This network has {len(numbers)} feature maps, 0 to {len(numbers) - 1}, got {indices!r}.")
 
 
 def register(name: str, folder: str | Path) -> None:

@@ -49,6 +49,11 @@ def test_feature_info_agrees_with_what_comes(name: str, out_indices: tuple[int, 
         torch.testing.assert_close(found, wanted[index])
 
 
+def test_a_map_that_there_is_not(name: str) -> None:
+    with pytest.raises(ValueError, match=r"has 3 feature maps, 0 to 2, got \(0, 3\)"):
+        timm.create_model(name, features_only=True, out_indices=(0, 3))
+
+
 def test_every_weight_of_a_backbone_gets_a_gradient(name: str) -> None:
     model = timm.create_model(name, features_only=True)
     sum(m.square().mean() for m in model(torch.randn(4, 1, 16, 16))).backward()
