@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.ops import box_iou
 
+from nni_plugins.run.genotypes import read_report
 from nni_plugins.transfer.backbone import Backbone, load_backbone
 from nni_plugins.transfer.heads import DenseHead, ssdlite
 
@@ -359,8 +359,8 @@ def run(name: str, folder: Path, out: Path, *, training: int, test: int, epochs:
         The metric with the folder's backbone, with the untrained one, and of one answer to all pictures.
     """
     task = TASKS[name]
-    data = json.loads((folder / "report.json").read_text())["data"]
     backbone = load_backbone(folder)
+    data = read_report(folder)["data"]
     if name == "detection":
         backbone = load_backbone(folder, [tap.stride for tap in backbone.taps][-2:])
     learnt_on, tested_on = (
