@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -43,7 +43,8 @@ class TimmModel(nn.Module):
         self, genotype: Genotype, settings: Settings, image_size: int, *, num_classes: int, in_chans: int
     ) -> None:
         super().__init__()
-        self.net: Any = build_net(genotype, settings, RecordedShape(max(num_classes, 2), in_chans, image_size))
+        shape = RecordedShape(max(num_classes, 2), in_chans, image_size)
+        self.net = cast(Any, build_net(genotype, settings, shape))
         self.net.auxiliary_head = None
         self.num_features = self.head_hidden_size = self.net.classifier.in_features
         self.feature_info = [
