@@ -16,6 +16,7 @@ from .cell_graph import CellGraph, Edge
 from .free_cell import FreeCell
 from .operation_names import DARTS_OPERATIONS
 from .operations import factorized_reduce, make_operation, relu_conv_bn
+from .taps import Tap
 
 Stem = Literal["cifar", "imagenet"]
 Classes = Annotated[int, Accepts(at_least=2)]
@@ -74,6 +75,11 @@ def make_stem(stem: Stem, in_channels: int, width: int) -> tuple[nn.Sequential, 
     return quarter, eighth
 
 
+def stem_taps(stem: Stem, width: int) -> list[Tap]:
+    """Return what the parts of :func:`make_stem` put out."""
+    return [Tap(1, width)] if stem == "cifar" else [Tap(4, width), Tap(8, width)]
+
+
 class InputPreprocessor(nn.Module):
     """Bring both inputs of a cell to its node width, and input 0 to the resolution of input 1.
 
@@ -121,7 +127,9 @@ def cell_operation(
     name = op if isinstance(op, str) else op[source, node_index]
     operation = make_operation(name, channels, 2 if reduces and source < 2 else 1, search=search)
     if drop_path > 0 and not search and not isinstance(operation, nn.Identity):
-        return nn.Sequential(operation, StochasticDepth(drop_path, mode="row"))
+        # in line with the operation's own layers, so that weights are called the same with and without it
+        layers = operation if isinstance(operation, nn.Sequential) else (operation,)
+        return nn.Sequential(*layers, StochasticDepth(drop_path, mode="row"))
     return operation
 
 

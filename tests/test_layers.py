@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     ("nni_plugins.cli", "nni_plugins.commands", "nni_plugins.trial", "nni_plugins.experiment"),
+    ("nni_plugins.transfer",),
     ("nni_plugins.run",),
     ("nni_plugins.deploy",),
     ("nni_plugins.methods",),

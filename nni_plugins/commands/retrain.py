@@ -20,7 +20,8 @@ from search_spaces.image_shapes import stem_of
 HELP = "train the network of a genotype, export it and check it"
 PARSER = {
     "description": "Train a published genotype or one from a file from scratch on the whole training set. Of a result "
-    "folder, data set and network sizes are taken over unless given.",
+    "folder, data set and network sizes are taken over unless given. With --from, it is not from scratch: the "
+    "weights of a result folder are where it begins.",
     "epilog": SETTINGS_HELP,
 }
 
@@ -33,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         metavar="STRATEGY",
         help="train as the paper of this method does (default: the one that found the cell)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="initial",
+        metavar="FOLDER",
+        type=os.path.expanduser,
+        help="begin with the trained weights of this result folder, of the same cell and sizes, on its data or others; "
+        "the classifier starts anew",
     )
     add_data(parser, default="that of a result folder, or else digits")
     add_out(parser)
@@ -48,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     overrides = parse_assignments(arguments.set)
     by_section(overrides, ("retrain", "space" if is_own(genotype.space) else "net"))
     from nni_plugins.data import load_data
+    from nni_plugins.run.initial_weights import InitialWeights
     from nni_plugins.run.pipeline import run_retraining
     from nni_plugins.run.retrain import retraining_settings
 
+    initial = None if arguments.initial is None else InitialWeights.of(arguments.initial)
     settings_of = partial(
         retraining_settings,
         genotype,
@@ -63,4 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of()  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
-    return finish(run_retraining(genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
+    if initial is not None:
+        print(initial.sentence(data))
+    return finish(
+        run_retraining(
+            genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force, initial=initial
+        )
+    )

@@ -18,6 +18,7 @@ from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import read_report
+from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_net
 from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
 from nni_plugins.run.retrain import retrain
@@ -131,18 +132,25 @@ def run_retraining(
     work: Path,
     force: bool = False,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    initial: InitialWeights | None = None,
 ) -> RunResult:
     """Retrain, export and check a genotype that is known already; parameters and errors as :func:`run`.
 
-    ``on_epoch`` is called with the metrics of every epoch of the retraining.
+    Parameters
+    ----------
+    on_epoch
+        Called with the metrics of every epoch of the retraining.
+    initial
+        Weights of an earlier result to begin with.
     """
     refuse_existing_result(out, force=force)
-    rehearse_retraining(genotype, settings, data)
+    rehearse_retraining(genotype, settings, data, initial=initial)
     data_sha256 = data.fingerprint()
+    initial_sha256 = None if initial is None else initial.sha256
     with claim(work, out=out):
-        threads = Stage.of_retraining(settings, genotype, data_sha256).enter(work)
+        threads = Stage.of_retraining(settings, genotype, data_sha256, initial_sha256).enter(work)
         found = SearchResult(genotype, genotype.to_sample(), [])
-        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force, on_epoch)
+        return _retrain_and_export(found, settings, data, data_sha256, threads, out, work, force, on_epoch, initial)
 
 
 def _retrain_and_export(
@@ -155,8 +163,9 @@ def _retrain_and_export(
     work: Path,
     force: bool,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    initial: InitialWeights | None = None,
 ) -> RunResult:
-    retrained = retrain(found.genotype, settings, data, work, on_epoch, sample=found.sample)
+    retrained = retrain(found.genotype, settings, data, work, on_epoch, sample=found.sample, initial=initial)
     last = found.history[-1] if found.history else {}
     report = {
         "settings": settings.to_dict(),
@@ -175,6 +184,7 @@ def _retrain_and_export(
             "weights_fraction": settings.search.weights_fraction,
             "architecture_fraction": settings.search.architecture_fraction,
         },
+        "initial_weights": None if initial is None else initial.record(data),
         "search": {name: value for name, value in last.items() if name != "genotype"},
         "search_history": found.history,
         "retrain_history": retrained.history,

@@ -9,6 +9,7 @@ from nni.mutable import SampleValidationError
 from numpy.random import RandomState
 
 from nni_plugins.data import ImageSet
+from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_space
 from nni_plugins.run.retrain import build_retraining
 from nni_plugins.run.search import build_search
@@ -34,13 +35,17 @@ def rehearse(settings: Settings, data: ImageSet) -> None:
 
 
 def rehearse_retraining(
-    genotype: Genotype, settings: Settings, data: ImageSet, sample: dict[str, Any] | None = None
+    genotype: Genotype,
+    settings: Settings,
+    data: ImageSet,
+    sample: dict[str, Any] | None = None,
+    initial: InitialWeights | None = None,
 ) -> None:
     """Build the retraining of ``genotype``, and send two black images through its network.
 
     Parameters
     ----------
-    genotype, settings, data, sample
+    genotype, settings, data, sample, initial
         As in :func:`nni_plugins.run.retrain.retrain`.
 
     Raises
@@ -48,7 +53,7 @@ def rehearse_retraining(
     ValueError
         As :func:`rehearse`.
     """
-    net = build_retraining(genotype, settings, data, sample).net.eval()
+    net = build_retraining(genotype, settings, data, sample, initial).net.eval()
     images = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
     try:
         with torch.no_grad():

@@ -17,6 +17,7 @@ from nni_plugins.methods.registry import method_spec, method_specs
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import read_report
+from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_net, classifier_of
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
@@ -131,23 +132,30 @@ class RetrainParts(NamedTuple):
 
 
 def build_retraining(
-    genotype: Genotype, settings: Settings, data: ImageSet, sample: Mapping[str, Any] | None = None
+    genotype: Genotype,
+    settings: Settings,
+    data: ImageSet,
+    sample: Mapping[str, Any] | None = None,
+    initial: InitialWeights | None = None,
 ) -> RetrainParts:
-    """Return the parts of a retraining, its network freshly initialised from the settings' seed.
+    """Return the parts of a retraining, its network initialised from the settings' seed and, if given, ``initial``.
 
     Parameters
     ----------
-    genotype, settings, data, sample
+    genotype, settings, data, sample, initial
         As in :func:`retrain`.
 
     Raises
     ------
     ValueError
-        If a setting of the retraining or a size of the network is not valid, or does not fit the data.
+        If a setting of the retraining or a size of the network is not valid, or does not fit the data; if ``initial``
+        belongs to another network.
     """
     recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
+    if initial is not None:
+        initial.load_into(net, genotype, data)
     module = classifier_of(net, settings, data)
     try:
         batches, test_batches = retrain_loaders(
@@ -170,6 +178,7 @@ def retrain(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     sample: Mapping[str, Any] | None = None,
+    initial: InitialWeights | None = None,
 ) -> Retrained:
     """Train the evaluation network of ``genotype``, or resume its training where ``folder`` says it was interrupted.
 
@@ -186,6 +195,8 @@ def retrain(
         Checkpoints and logs.
     on_epoch
         Called with the record of every finished epoch.
+    initial
+        Weights to begin with; by default those of the settings' seed.
 
     Raises
     ------
@@ -195,7 +206,7 @@ def retrain(
         If a loss is not finite.
     """
     recipe = settings.retrain
-    net, module, batches, test_batches = build_retraining(genotype, settings, data, sample)
+    net, module, batches, test_batches = build_retraining(genotype, settings, data, sample, initial)
 
     def measure(trainer: pl.Trainer, *_: object) -> EpochRecord:
         tested = module.epoch_metrics("validation").get(VALIDATION_ACCURACY)

@@ -149,10 +149,13 @@ class Stage:
         return cls("search", _chosen(settings, parts), settings.data, data_sha256)
 
     @classmethod
-    def of_retraining(cls, settings: Settings, genotype: Genotype, data_sha256: str) -> Stage:
-        """Return the retraining of ``genotype`` with ``settings``."""
+    def of_retraining(
+        cls, settings: Settings, genotype: Genotype, data_sha256: str, initial_sha256: str | None = None
+    ) -> Stage:
+        """Return the retraining of ``genotype`` with ``settings``, from the weights with this SHA-256 if given."""
         parts = ("space", "data", "seed", "retrain", "space_arguments", "net_arguments")
-        return cls("retrain", _chosen(settings, parts, genotype), settings.data, data_sha256)
+        initial = {} if initial_sha256 is None else {"initial_weights": initial_sha256}
+        return cls("retrain", {**_chosen(settings, parts, genotype), **initial}, settings.data, data_sha256)
 
     @classmethod
     def of_evaluation(cls, settings: Settings, genotype: Genotype, data_sha256: str) -> Stage:

@@ -13,6 +13,7 @@ Deep and broad cells share one genotype, the *convolution* cell; the enhancement
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -24,9 +25,10 @@ from nni.nas.space import current_model
 from torch import nn
 
 from ..arguments import Accepts, checked_arguments
-from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem
+from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem, stem_taps
 from ..operation_names import DARTS_OPERATIONS
 from ..operations import factorized_reduce, relu_conv_bn
+from ..taps import Tap, Tapped
 from . import CONVOLUTION, ENHANCEMENT, SPEC
 
 
@@ -38,7 +40,7 @@ def _embedding(channels_in: int, channels_out: int, halvings: int) -> nn.Sequent
     )
 
 
-class BCNN(ModelSpace):
+class BCNN(Tapped, ModelSpace):
     """Broad CNN search space; frozen (or made inside ``model_context``) it is the evaluation network.
 
     Parameters
@@ -72,6 +74,8 @@ class BCNN(ModelSpace):
     With two blocks the released code feeds the first enhancement cell's input 0 from block 1 alone; with more blocks
     from the concatenation of all but the last.
     """
+
+    heads = ("convolution_to_pooling", "enhancement_to_pooling", "global_pooling", "classifier")
 
     @checked_arguments
     def __init__(
@@ -107,6 +111,8 @@ class BCNN(ModelSpace):
 
         stem_width = channels if stem == "imagenet" and not search else 3 * channels
         self.stem0, self.stem1 = make_stem(stem, in_channels, stem_width)
+        self.trunk_taps = stem_taps(stem, stem_width)
+        self._pooled_outputs = []  # of the trunk, by number: what enters a broad cell, what an enhancement cell gives
         previous_reduces = stem == "imagenet"
 
         self.convolution_cells = nn.ModuleList()
@@ -117,6 +123,7 @@ class BCNN(ModelSpace):
             block, broad = divmod(layer, layers // blocks)[0], (layer + 1) % (layers // blocks) == 0
             later_broad_cells = blocks - 1 - block
             if broad:
+                self._pooled_outputs.append(len(self.trunk_taps) - 1)
                 self.convolution_to_pooling.append(_embedding(entering, width, later_broad_cells + 1))
                 pooled_width += width
                 width *= 2
@@ -127,6 +134,7 @@ class BCNN(ModelSpace):
                 )
             )  # fmt: skip
             before, entering, previous_reduces = entering, convolution.num_nodes * width, broad
+            self.trunk_taps.append(Tap(self.trunk_taps[-1].stride * (2 if broad else 1), entering))
             if broad:
                 embedded = width if later_broad_cells else entering
                 self.convolution_to_enhancement.append(_embedding(entering, embedded, later_broad_cells))
@@ -144,29 +152,37 @@ class BCNN(ModelSpace):
             embedded = output_width if last else width
             self.enhancement_to_pooling.append(_embedding(output_width, embedded, 0))
             pooled_width += embedded
+            self._pooled_outputs.append(len(self.trunk_taps))
+            self.trunk_taps.append(Tap(self.trunk_taps[-1].stride, output_width))
 
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(pooled_width, num_classes)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``."""
-        before = self.stem0(images)
-        entering = before if self.stem1 is None else self.stem1(before)
-        per_block = len(self.convolution_cells) // len(self.convolution_to_pooling)
-        pooled, enhancing = [], []
-        for layer, cell in enumerate(self.convolution_cells):
-            block, broad = layer // per_block, (layer + 1) % per_block == 0
-            if broad:
-                pooled.append(self.convolution_to_pooling[block](entering))
+    def trunk(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        before = entering = self.stem0(images)
+        yield entering
+        if self.stem1 is not None:
+            entering = self.stem1(before)
+            yield entering
+        per_block = len(self.convolution_cells) // len(self.convolution_to_enhancement)
+        enhancing: list[torch.Tensor] = []
+        for layer, cell in enumerate(self.convolution_cells, start=1):
             before, entering = entering, cell([before, entering])
-            if broad:
-                enhancing.append(self.convolution_to_enhancement[block](entering))
+            if layer % per_block == 0:
+                enhancing.append(self.convolution_to_enhancement[len(enhancing)](entering))
+            yield entering
 
         before, entering, last_broad = torch.cat(enhancing[:-1], 1), enhancing[-1], entering
-        for cell, embedding in zip(self.enhancement_cells, self.enhancement_to_pooling, strict=True):
+        for cell in self.enhancement_cells:
             output = cell([before, entering])
-            pooled.append(embedding(output))
+            yield output
             before, entering = (last_broad if cell is self.enhancement_cells[0] else entering), output
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``."""
+        embeddings = [*self.convolution_to_pooling, *self.enhancement_to_pooling]
+        embedding_of = dict(zip(self._pooled_outputs, embeddings, strict=True))
+        pooled = [embedding_of[n](output) for n, output in enumerate(self.trunk(images)) if n in embedding_of]
         return self.classifier(self.global_pooling(torch.cat(pooled, 1)).flatten(1))
 
     def freeze(self, sample: Sample) -> BCNN:

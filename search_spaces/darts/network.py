@@ -10,6 +10,7 @@ resolution and double the width, the others are *normal* cells::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -23,8 +24,9 @@ from torch import nn
 
 from ..arguments import Accepts, checked_arguments
 from ..cell_graph import Layout
-from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem
+from ..cells import Classes, Count, Operations, Probability, Stem, Width, make_cell, make_stem, stem_taps
 from ..operation_names import DARTS_OPERATIONS, DARTS_OPERATIONS_WITHOUT_NONE
+from ..taps import Tap, Tapped
 from . import DARTS, DARTS_ANY, NORMAL, REDUCE, ROBUST_DARTS
 
 Layers = Annotated[int, Accepts(at_least=3)]
@@ -62,7 +64,7 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(pooled).flatten(1))
 
 
-class DARTSSpace(ModelSpace):
+class DARTSSpace(Tapped, ModelSpace):
     """DARTS search space; frozen (or made inside ``model_context``) it is the evaluation network.
 
     NNI's hub has this space without ``none`` and with fixed classes and image channels.
@@ -91,6 +93,8 @@ class DARTSSpace(ModelSpace):
         If an argument is not valid.
     """
 
+    heads = ("auxiliary_head", "global_pooling", "classifier")
+
     @checked_arguments
     def __init__(
         self,
@@ -113,6 +117,7 @@ class DARTSSpace(ModelSpace):
 
         entering = 3 * channels if stem == "cifar" else channels
         self.stem0, self.stem1 = make_stem(stem, in_channels, entering)
+        self.trunk_taps = stem_taps(stem, entering)
         before, width, previous_reduces = entering, channels, stem == "imagenet"
         self.cells = nn.ModuleList()
         self.auxiliary_head: AuxiliaryHead | None = None
@@ -129,6 +134,7 @@ class DARTSSpace(ModelSpace):
                 )
             )  # fmt: skip
             before, entering, previous_reduces = entering, layout[kind].num_nodes * width, reduces
+            self.trunk_taps.append(Tap(self.trunk_taps[-1].stride * (2 if reduces else 1), entering))
             if layer == reductions[-1] and auxiliary and not search:
                 self.auxiliary_head = AuxiliaryHead(entering, num_classes, stem)
 
@@ -139,19 +145,26 @@ class DARTSSpace(ModelSpace):
         """Return the cells with the operations that were asked for."""
         return _with_operations(DARTS.layout, self._settings["operations"])
 
+    def trunk(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        before = entering = self.stem0(images)
+        yield entering
+        if self.stem1 is not None:
+            entering = self.stem1(before)
+            yield entering
+        for cell in self.cells:
+            before, entering = entering, cell([before, entering])
+            yield entering
+
     def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return logits ``(batch, num_classes)`` of ``images`` ``(batch, in_channels, height, width)``.
 
         With an auxiliary head and in training mode: the pair of the network's and the head's logits.
         """
-        before = self.stem0(images)
-        entering = before if self.stem1 is None else self.stem1(before)
-        auxiliary = None
-        for layer, cell in enumerate(self.cells):
-            before, entering = entering, cell([before, entering])
-            if self.training and self.auxiliary_head is not None and layer == 2 * len(self.cells) // 3:
-                auxiliary = self.auxiliary_head(entering)
-        logits = self.classifier(self.global_pooling(entering).flatten(1))
+        auxiliary, first_cell = None, len(self.trunk_taps) - len(self.cells)
+        for number, features in enumerate(self.trunk(images), start=-first_cell):
+            if self.training and self.auxiliary_head is not None and number == 2 * len(self.cells) // 3:
+                auxiliary = self.auxiliary_head(features)
+        logits = self.classifier(self.global_pooling(features).flatten(1))
         return logits if auxiliary is None else (logits, auxiliary)
 
     def freeze(self, sample: Sample) -> DARTSSpace:

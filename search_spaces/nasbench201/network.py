@@ -5,11 +5,12 @@ Every node is the sum of one operation from each earlier node, ``none`` included
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import nni.nas.strategy  # noqa: F401  before NNI's hub, or NNI's own DARTS is left unusable
+import torch
 from nni.mutable import Sample
 from nni.nas.hub.pytorch import NasBench201 as HubNasBench201
 from nni.nas.nn.pytorch import model_context
@@ -19,9 +20,10 @@ from torch import nn
 from ..arguments import checked_arguments
 from ..cells import Classes, Count
 from ..operations import make_operation
+from ..taps import Tap, Tapped
 
 
-class NASBench201(HubNasBench201):
+class NASBench201(Tapped, HubNasBench201):
     """NNI's NAS-Bench-201 space with what it lacks: image channels, and BatchNorm as the benchmark's own searches have.
 
     While it is searched, BatchNorm inside cells carries no scale and shift; frozen it does. Labels are the hub's:
@@ -44,6 +46,8 @@ class NASBench201(HubNasBench201):
         If a size is out of range.
     """
 
+    heads = ("lastact", "global_pooling", "classifier")
+
     @checked_arguments
     def __init__(
         self,
@@ -64,6 +68,13 @@ class NASBench201(HubNasBench201):
             num_classes=num_classes, in_channels=in_channels, stem=stem, channels=channels, cells=cells
         )
         self.stem[0] = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        # a residual block that halves the resolution precedes the cells of the second and of the third stage
+        self.trunk_taps = [Tap(2**stage, channels * 2**stage) for stage in range(3) for _ in range(cells + 1)]
+
+    def trunk(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        for part in (self.stem, *self.cells):
+            images = part(images)
+            yield images
 
     def _make_op_factory(self, prim: str) -> Callable[[int, int], nn.Module]:
         return partial(_cell_operation, prim, search=self._search)

@@ -289,3 +289,8 @@ def test_nni_evolution(name: str, nni_home: Path) -> None:
 def test_wrong_arguments(make: Callable[[], ModelSpace], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_drop_path_leaves_the_names_of_weights_alone() -> None:
+    nets = [evaluation_net(published("darts_v2"), channels=4, layers=3, drop_path=p) for p in (0.0, 0.3)]
+    assert nets[0].state_dict().keys() == nets[1].state_dict().keys()
