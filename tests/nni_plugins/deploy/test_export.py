@@ -23,7 +23,10 @@ from nni_plugins.deploy.export import export_onnx, export_result, load_weights, 
 from search_spaces import Genotype, evaluation_net, published
 
 ROOT = Path(__file__).parents[3]
-FILES = {"genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "report.json"}
+FILES = {
+    "genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "standalone.onnx",
+    "standalone.npz", "report.json",
+}  # fmt: skip
 GENOTYPE = published("bnas_v2_clr_v1")
 
 
