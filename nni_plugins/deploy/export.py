@@ -60,7 +60,7 @@ _REFERENCE_PICTURES = 4
 OPSET = 20
 """The version of ONNX's operator set that models are written in unless another is asked for."""
 OLDEST_OPSET = 18
-"""torch writes none older, and the stand-alone graph's resizing came with it."""
+"""torch writes none older."""
 
 
 def export_onnx(net: nn.Module, example: Tensor, path: str | Path, *, opset: int = OPSET) -> None:

@@ -7,10 +7,15 @@
 Class names, normalisation, sizes, the name of the training data and the SHA-256 of the weights are in the file as
 ``metadata_props``, each a JSON value.
 
-The resizing is ONNX's Resize on uint8 with antialiasing, and with the weight outside the picture left out of the sum,
-which is how Pillow's bilinear filter, and so the pipeline that tested the network, treats borders. What is left is one
-grey level in at most a twentieth of the pixels, since onnxruntime holds the scale in single precision; in pictures more
-than twice as high as wide, where Pillow 13 resizes columns before rows, in up to a quarter of them.
+The resizing is Pillow's bilinear filter, with which the network was tested, to the last bit: for each axis a matrix of
+triangles as wide as the scale, in fixed point of 22 bits,
+
+    out = (sum_i in_i k_i + 2^21) >> 22,   k = floor(2^22 w / sum w + 1/2),   w = max(0, 1 - |i + 1/2 - centre| / scale)
+
+multiplied a byte of k at a time, as uint8 (MatMulInteger). Columns are resized before rows where Pillow 13 does so: in
+pictures more than twice as high as wide that are reduced; Pillow before 13 differs there by a grey level. ONNX's own
+Resize, antialiased and in uint8, is a grey level off in up to a twentieth of the pixels in onnxruntime, which holds the
+scale in single precision: enough to move probabilities by 5e-3.
 """
 
 from __future__ import annotations
@@ -33,36 +38,108 @@ if TYPE_CHECKING:
     from nni_plugins.data.preparation import Preparation
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability from the pipeline's: a grey level here and there, and rounding."""
+"""Largest difference of a probability from the pipeline's."""
 
-_PREPARE = """
-prepare (uint8[batch, height, width, {channels}] pictures) => (float[batch, {channels}, {size}, {size}] images)
-<int64[1] prepare_shorter_side = {{{shorter_side}}}, int64[2] prepare_square = {{{size}, {size}}},
- int64[2] prepare_axes = {{2, 3}}, float prepare_half = {{0.5}}>
-{{
-    prepare_planes = Transpose <perm = [0, 3, 1, 2]> (pictures)
-    prepare_sides = Shape <start = 1, end = 3> (pictures)
-    prepare_shorter = ReduceMin <keepdims = 1> (prepare_sides)
-    prepare_product = Mul (prepare_sides, prepare_shorter_side)
-    prepare_scaled = Div (prepare_product, prepare_shorter)
-    prepare_others = Shape <start = 0, end = 2> (prepare_planes)
-    prepare_shape = Concat <axis = 0> (prepare_others, prepare_scaled)
-    prepare_resized = Resize <mode = "linear", antialias = 1, exclude_outside = 1> (
-        prepare_planes, , , prepare_shape)
-    prepare_margins = Sub (prepare_scaled, prepare_square)
-    prepare_margins_float = Cast <to = 1> (prepare_margins)
-    prepare_halves = Mul (prepare_margins_float, prepare_half)
-    prepare_rounded = Round (prepare_halves)
-    prepare_starts = Cast <to = 7> (prepare_rounded)
-    prepare_ends = Add (prepare_starts, prepare_square)
-    prepare_cut = Slice (prepare_resized, prepare_starts, prepare_ends, prepare_axes)
-    prepare_pixels = Cast <to = 1> (prepare_cut)
-    prepare_centred = Sub (prepare_pixels, prepare_mean)
-    images = Div (prepare_centred, prepare_std)
-}}
+_CONSTANTS = """
+int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] first_axis = {0}, int64[1] second_axis = {1},
+double d_zero = {0}, double d_half = {0.5}, double d_one = {1}, double d_fixed = {4194304},
+int64 byte = {256}, int64 two_bytes = {65536}, int32 i_byte = {256}, int32 i_two_bytes = {65536},
+int32 i_half = {2097152}, int32 i_fixed = {4194304}, int32 i_white = {255}, float f_half = {0.5}, int64[2] axes = {2, 3}
 """
-"""Round takes halves to the even number, as torchvision's CenterCrop does. Resize is given all four sides, because
-onnxruntime's optimiser of layouts reads two of them as four."""
+
+_BEFORE = """
+    heights = Shape <start = 1, end = 2> (pictures)
+    widths = Shape <start = 2, end = 3> (pictures)
+    height = Squeeze (heights)
+    width = Squeeze (widths)
+    shorter = Min (height, width)
+    times_height = Mul (height, shorter_side)
+    times_width = Mul (width, shorter_side)
+    new_height = Div (times_height, shorter)
+    new_width = Div (times_width, shorter)
+    twice_width = Mul (two, width)
+    high = Greater (height, twice_width)
+    reduced = Less (new_height, height)
+    columns_first = And (high, reduced)
+    from_1 = Where (columns_first, height, width)
+    to_1 = Where (columns_first, new_height, new_width)
+    from_2 = Where (columns_first, width, height)
+    to_2 = Where (columns_first, new_width, new_height)
+    lying = Transpose <perm = [0, 3, 1, 2]> (pictures)
+    in_1 = If (columns_first) <
+        then_branch = columns () => (uint8[?, ?, ?, ?] turned_1) { turned_1 = Transpose <perm = [0, 1, 3, 2]> (lying) },
+        else_branch = rows () => (uint8[?, ?, ?, ?] kept_1) { kept_1 = Identity (lying) }
+    >
+"""
+
+_RESIZE = """
+    d_from_# = Cast <to = 11> (from_#)
+    d_to_# = Cast <to = 11> (to_#)
+    scale_# = Div (d_from_#, d_to_#)
+    spread_# = Max (scale_#, d_one)
+    inverse_# = Div (d_one, spread_#)
+    outputs_# = Range (zero, to_#, one)
+    d_outputs_# = Cast <to = 11> (outputs_#)
+    middles_# = Add (d_outputs_#, d_half)
+    centres_# = Mul (middles_#, scale_#)
+    inputs_# = Range (zero, from_#, one)
+    d_inputs_# = Cast <to = 11> (inputs_#)
+    column_# = Unsqueeze (d_inputs_#, second_axis)
+    offset_# = Sub (column_#, centres_#)
+    distance_# = Add (offset_#, d_half)
+    relative_# = Mul (distance_#, inverse_#)
+    absolute_# = Abs (relative_#)
+    falling_# = Sub (d_one, absolute_#)
+    triangle_# = Max (falling_#, d_zero)
+    sum_# = ReduceSum <keepdims = 1> (triangle_#, first_axis)
+    share_# = Div (triangle_#, sum_#)
+    scaled_# = Mul (share_#, d_fixed)
+    raised_# = Add (scaled_#, d_half)
+    floor_# = Floor (raised_#)
+    weights_# = Cast <to = 7> (floor_#)
+    low_# = Mod (weights_#, byte)
+    shifted_# = Div (weights_#, byte)
+    middle_# = Mod (shifted_#, byte)
+    top_# = Div (weights_#, two_bytes)
+    low_byte_# = Cast <to = 2> (low_#)
+    middle_byte_# = Cast <to = 2> (middle_#)
+    top_byte_# = Cast <to = 2> (top_#)
+    low_product_# = MatMulInteger (in_#, low_byte_#)
+    middle_product_# = MatMulInteger (in_#, middle_byte_#)
+    top_product_# = MatMulInteger (in_#, top_byte_#)
+    middle_part_# = Mul (middle_product_#, i_byte)
+    top_part_# = Mul (top_product_#, i_two_bytes)
+    low_sum_# = Add (low_product_#, i_half)
+    middle_sum_# = Add (low_sum_#, middle_part_#)
+    total_# = Add (middle_sum_#, top_part_#)
+    level_# = Div (total_#, i_fixed)
+    clipped_# = Min (level_#, i_white)
+    out_# = Cast <to = 2> (clipped_#)
+"""
+"""Along the last axis of ``in_#``, from ``from_#`` pixels to ``to_#``."""
+
+_BETWEEN = """
+    in_2 = Transpose <perm = [0, 1, 3, 2]> (out_1)
+"""
+
+_AFTER = """
+    resized = If (columns_first) <
+        then_branch = columns () => (uint8[?, ?, ?, ?] kept_2) { kept_2 = Identity (out_2) },
+        else_branch = rows () => (uint8[?, ?, ?, ?] turned_2) { turned_2 = Transpose <perm = [0, 1, 3, 2]> (out_2) }
+    >
+    sides = Shape <start = 2, end = 4> (resized)
+    margins = Sub (sides, square)
+    f_margins = Cast <to = 1> (margins)
+    half_margins = Mul (f_margins, f_half)
+    whole_margins = Round (half_margins)
+    starts = Cast <to = 7> (whole_margins)
+    ends = Add (starts, square)
+    cut = Slice (resized, starts, ends, axes)
+    pixels = Cast <to = 1> (cut)
+    centred = Sub (pixels, mean)
+    images = Div (centred, std)
+"""
+"""Round takes halves to the even number, as torchvision's CenterCrop does."""
 
 
 class StandaloneReference(NamedTuple):
@@ -107,24 +184,9 @@ def build_standalone(
         One for each class.
     facts
         Further metadata, JSON values.
-
-    Raises
-    ------
-    ValueError
-        If the model's operator set is older than 18, which cannot resize as Pillow does.
     """
-    opset = opset_of(model)
-    if opset < 18:
-        raise ValueError(f"A stand-alone graph needs operator set 18 or later for its resizing, got {opset}.")
     net = model.graph
-    front = parser.parse_graph(
-        _PREPARE.format(channels=len(preparation.mean), size=preparation.size, shorter_side=preparation.shorter_side)
-    )
-    grey_levels = {"prepare_mean": preparation.mean, "prepare_std": preparation.std}
-    constants = [
-        numpy_helper.from_array((np.asarray(values, np.float32) * np.float32(255)).reshape(-1, 1, 1), name)
-        for name, values in grey_levels.items()
-    ]
+    front = _front(preparation)
     probabilities = helper.make_tensor_value_info(
         "probabilities", TensorProto.FLOAT, ["batch", net.output[0].type.tensor_type.shape.dim[1].dim_value]
     )
@@ -133,7 +195,7 @@ def build_standalone(
         "standalone",
         list(front.input),
         [probabilities],
-        [*front.initializer, *constants, *net.initializer],
+        [*front.initializer, *net.initializer],
         value_info=[*net.input, *net.value_info],
     )
     standalone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -148,6 +210,22 @@ def build_standalone(
     }
     helper.set_model_props(standalone, {name: json.dumps(value) for name, value in metadata.items()})
     return standalone
+
+
+def _front(preparation: Preparation) -> onnx.GraphProto:
+    """Return the graph from pictures to the network's input; all names but these two begin with ``prepare/``."""
+    channels, size = len(preparation.mean), preparation.size
+    own = f"int64 shorter_side = {{{preparation.shorter_side}}}, int64[2] square = {{{size}, {size}}}"
+    nodes = "".join((_BEFORE, _RESIZE.replace("#", "1"), _BETWEEN, _RESIZE.replace("#", "2"), _AFTER))
+    graph = parser.parse_graph(
+        f"prepare (uint8[batch, height, width, {channels}] pictures)"
+        f" => (float[batch, {channels}, {size}, {size}] images) "
+        f"<{_CONSTANTS.strip()}, {own}> {{{nodes}}}"
+    )
+    for name, values in (("mean", preparation.mean), ("std", preparation.std)):
+        grey_levels = np.asarray(values, np.float32) * np.float32(255)
+        graph.initializer.append(numpy_helper.from_array(grey_levels.reshape(-1, 1, 1), name))
+    return onnx.compose.add_prefix_graph(graph, "prepare/", rename_inputs=False, rename_outputs=False)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
