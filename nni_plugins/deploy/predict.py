@@ -49,10 +49,10 @@ class Predictor:
             )
         self._session = open_session(str(file), threads, name=str(file))
         try:
-            self._mode = colour_mode(self._session.get_inputs()[0].shape[3])
             self.class_names: list[str] = json.loads(self._session.get_modelmeta().custom_metadata_map["class_names"])
-        except (KeyError, IndexError, json.JSONDecodeError):
+        except (KeyError, json.JSONDecodeError):
             raise Unusable(f"{file} is not a stand-alone graph of an export; export the result again.") from None
+        self._mode = colour_mode(self._session.get_inputs()[0].shape[3])
 
     def __call__(self, picture: str | Path, *, top: int = 3) -> list[Prediction]:
         """Return the ``top`` most probable classes of a picture file, the most probable first.
