@@ -258,7 +258,7 @@ def test_an_operator_set_that_cannot_express_the_network(tmp_path: Path, monkeyp
     newest = onnx.defs.onnx_opset_version()
     monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: newest + 1)
     with pytest.raises(
-        ValueError, match=f"^Operator set {newest + 1} cannot express the network, which was written in"
+        ValueError, match=f"^Operator set {newest + 1} cannot express the network, "
     ):
         export_onnx(small_net(), torch.randn(2, 1, 8, 8), tmp_path / "model.onnx", opset=newest + 1)
     assert list(tmp_path.iterdir()) == []
@@ -275,7 +275,7 @@ def test_reductions_of_a_network_set_the_smallest_image() -> None:
         "x_test": np.zeros((3, 32, 32), np.uint8), "y_test": np.arange(3),
     })  # fmt: skip
     refuse_too_small(net, data, 16)
-    with pytest.raises(ValueError, match="Images of 15x15 are too small .* choose a size of at least 16"):
+    with pytest.raises(ValueError, match=r"Images of 15x15 are too small .* choose a size of at least 16"):
         refuse_too_small(net, data, 15)
 
 
