@@ -257,9 +257,7 @@ def test_an_operator_set_that_cannot_express_the_network(tmp_path: Path, monkeyp
     # onnx 1.23 converts whatever we have to whatever it knows; one more than that is a version without a conversion.
     newest = onnx.defs.onnx_opset_version()
     monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: newest + 1)
-    with pytest.raises(
-        ValueError, match=f"^Operator set {newest + 1} cannot express the network, "
-    ):
+    with pytest.raises(ValueError, match=f"^Operator set {newest + 1} cannot express the network, "):
         export_onnx(small_net(), torch.randn(2, 1, 8, 8), tmp_path / "model.onnx", opset=newest + 1)
     assert list(tmp_path.iterdir()) == []
 
