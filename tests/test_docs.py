@@ -16,7 +16,7 @@ from PIL import Image
 from nni_plugins.data import load_data
 
 ROOT = Path(__file__).parents[1]
-CLASSIFY, FINE_TUNE, WRITE_PROGRAM, RUN_PROGRAM = re.findall(
+STANDALONE, CLASSIFY, FINE_TUNE, WRITE_PROGRAM, RUN_PROGRAM = re.findall(
     r"```python\n(.*?)```", (ROOT / "docs" / "using_a_result.md").read_text(), flags=re.DOTALL
 )
 OURS = ("nni", "nni_plugins", "search_spaces")
@@ -50,6 +50,11 @@ def prepared(picture: Image.Image, **data: Any) -> np.ndarray:
 
 def test_a_picture_is_classified_without_torch_and_without_this_package(folder: Path) -> None:
     assert run(CLASSIFY, folder, "torch", *OURS).split() == ["class", "4"]
+
+
+def test_a_picture_is_classified_by_the_stand_alone_graph(folder: Path) -> None:
+    name, _, _, probability = run(STANDALONE, folder, "torch", *OURS).split()
+    assert name == "4" and float(probability) > 0.9
 
 
 def test_the_weights_are_trained_further(folder: Path) -> None:

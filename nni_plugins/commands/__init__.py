@@ -34,6 +34,7 @@ COMMANDS = (
     "retrain",
     "export",
     "check",
+    "predict",
     "draw",
     "describe",
     "space",

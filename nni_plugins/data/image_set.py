@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -14,7 +15,10 @@ Self = TypeVar("Self", bound="ImageSet")
 
 @runtime_checkable
 class ImageSet(Protocol):
-    """Square images with class labels, in a training and a test part."""
+    """Square images with class labels, in a training and a test part.
+
+    A set may have ``class_names``, a sequence of texts; see :func:`class_names_of`.
+    """
 
     @property
     def name(self) -> str:
@@ -68,3 +72,50 @@ class ImageSet(Protocol):
         channels_last: bool = False,
     ) -> EpochLoader:
         """Return the batches of one part; see :meth:`nni_plugins.data.ImageData.loader`."""
+
+
+def class_names_of(data: ImageSet) -> tuple[str, ...]:
+    """Return a name for each class of ``data``, in the order of the labels: its own, or else the numbers from 0.
+
+    Raises
+    ------
+    ValueError
+        As :func:`named_classes`.
+    """
+    return named_classes(data.name, getattr(data, "class_names", ()), data.num_classes)
+
+
+def named_classes(source: str, names: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Return ``names``, or the numbers of the classes if there are none.
+
+    Parameters
+    ----------
+    source
+        Where the names come from, for messages.
+    names
+        One for each class, in the order of the labels, or none at all.
+    num_classes
+        Number of classes.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer names than classes, or one of them is empty or given twice.
+    """
+    if not len(names):
+        return tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise ValueError(
+            f"{source}: there must be one class name for each of the {num_classes} classes, but there are "
+            f"{len(names)}: {_shortened(names)}."
+        )
+    if odd := sorted({name for name in names if not name.strip() or list(names).count(name) > 1}):
+        raise ValueError(
+            f"{source}: class names must differ from each other and not be empty, but {', '.join(map(repr, odd))} is "
+            "empty or given twice."
+        )
+    return tuple(names)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nni_plugins.data.augmentation import Augmentation
+from nni_plugins.data.image_set import named_classes
 from nni_plugins.data.loaders import DeviceLoader
 
 SMALLEST_IMAGE = 8
@@ -36,12 +37,14 @@ class ImageData:
         Number of classes, at least 2.
     flip
         Whether a mirrored image still belongs to its class (it does not for digits).
+    class_names
+        A name for each class, in the order of the labels; the numbers of the classes if there are none.
 
     Raises
     ------
     ValueError
-        If a tensor has another dtype or shape, if lengths or the two parts do not match, or if a label lies outside the
-        classes.
+        If a tensor has another dtype or shape, if lengths or the two parts do not match, if a label lies outside the
+        classes, or if there are more or fewer names than classes.
     """
 
     name: str
@@ -51,6 +54,7 @@ class ImageData:
     y_test: Tensor
     num_classes: int
     flip: bool = True
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -63,6 +67,7 @@ class ImageData:
                 f"{self.name}: training and test images must be alike, but have the shapes (C, H, W) = {train} and "
                 f"{test}; bring them to one size and number of channels."
             )
+        object.__setattr__(self, "class_names", named_classes(self.name, self.class_names, self.num_classes))
 
     @classmethod
     def from_arrays(cls, name: str, arrays: Mapping[str, Any], *, flip: bool = True) -> ImageData:
@@ -74,14 +79,14 @@ class ImageData:
             What messages and reports call the set.
         arrays
             ``x_train`` and ``x_test`` uint8 of shape (N, H, W) for grey images or (N, H, W, C); ``y_train`` and
-            ``y_test`` integers 0 .. K-1 of shape (N,).
+            ``y_test`` integers 0 .. K-1 of shape (N,); ``class_names``, K texts, may be missing.
         flip
             Whether a mirrored image still belongs to its class.
 
         Raises
         ------
         ValueError
-            If an array is missing, or has a wrong dtype, shape, length or label.
+            If an array is missing, or has a wrong dtype, shape, length or label, or the names do not fit the classes.
         """
         if missing := [key for key in ARRAYS if key not in arrays]:
             raise ValueError(
@@ -90,7 +95,8 @@ class ImageData:
             )
         tensors = {key: _to_tensor(name, key, np.asarray(arrays[key])) for key in ARRAYS}
         num_classes = len(tensors["y_train"].unique())
-        return cls(name=name, **tensors, num_classes=num_classes, flip=flip)
+        class_names = tuple(map(str, np.ravel(arrays.get("class_names", ()))))
+        return cls(name=name, **tensors, num_classes=num_classes, flip=flip, class_names=class_names)
 
     @property
     def in_channels(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from nni_plugins.data.image_set import ImageSet
 from nni_plugins.data.images import ImageData
 from nni_plugins.data.names import refuse_unknown_data
+from nni_plugins.data.pictures import opened
 from nni_plugins.data.splits import split_halves
-from nni_plugins.data.streamed import StreamedImages, opened, refuse_unreadable
+from nni_plugins.data.streamed import StreamedImages, refuse_unreadable
 from nni_plugins.tools.own_code import in_short, own
 
 LARGEST_DEFAULT = 224
@@ -32,8 +34,9 @@ def load_data(spec: str, *, root: str | Path = "data", download: bool = False) -
     spec
         ``digits`` (embedded: scikit-learn's, 16x16 grey); ``cifar10``, ``cifar100``, ``svhn``, ``mnist`` or
         ``fashion_mnist`` (torchvision's); ``npz:FILE`` with the arrays x_train, y_train, x_test and y_test (uint8
-        images (N, H, W) or (N, H, W, C), integer labels 0 .. K-1); ``imagefolder:PATH`` with PATH/train/CLASS/* and
-        PATH/val or PATH/test (not held in memory), ``imagefolder:PATH@96`` for images of 96x96;
+        images (N, H, W) or (N, H, W, C), integer labels 0 .. K-1) and, if wanted, class_names (K texts);
+        ``imagefolder:PATH`` with PATH/train/CLASS/* and PATH/val or PATH/test (not held in memory),
+        ``imagefolder:PATH@96`` for images of 96x96;
         ``module:function``, a function without arguments that returns an :class:`ImageData` or a dict of the four
         arrays, once the command line has named it (:mod:`nni_plugins.tools.own_code`).
     root
@@ -98,7 +101,9 @@ def _torchvision(name: str, class_name: str, *, flip: bool) -> Callable[[Path, b
             # SVHN alone has its channels first and calls its targets labels.
             arrays[f"x_{part}"] = images.transpose(0, 2, 3, 1) if name == "svhn" else images
             arrays[f"y_{part}"] = np.asarray(found.labels if name == "svhn" else found.targets)
-        return ImageData.from_arrays(name, arrays, flip=flip)
+        data = ImageData.from_arrays(name, arrays, flip=flip)
+        # SVHN has no names. A set cut to its first classes keeps theirs.
+        return replace(data, class_names=tuple(getattr(train, "classes", data.class_names))[: data.num_classes])
 
     return load
 

@@ -6,7 +6,6 @@ evaluation the shorter side is resized to 8/7 of the size (256) and the centre i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections import deque
@@ -17,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nni_plugins.data.augmentation import Augmentation
 from nni_plugins.data.images import SMALLEST_IMAGE
 from nni_plugins.data.loaders import EpochLoader, Normalise
+from nni_plugins.data.pictures import UnreadablePicture, opened
+from nni_plugins.data.preparation import evaluation_transform
 
 if TYPE_CHECKING:
     from torchvision.datasets import ImageFolder
@@ -93,6 +93,16 @@ class StreamedImages:
         return 3
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders, in the order of the labels."""
+        return tuple(self.train.classes)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels to which the shorter side of a test image is resized before its centre is cut out."""
+        return self.image_size * 8 // 7
+
+    @property
     def y_train(self) -> Tensor:
         """Labels of the training images, (N,) int64."""
         return torch.tensor(self.train.targets)
@@ -137,17 +147,18 @@ class StreamedImages:
         from torchvision.transforms import v2
 
         folder = self.train if part == "train" else self.test
-        augmented = training if augmented is None else augmented
-        if augmented:
-            steps: list[Callable[[Any], Any]] = [
-                v2.RandomResizedCrop(self.image_size, antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
-            ]
-        else:
-            steps = [v2.Resize(self.image_size * 8 // 7, antialias=True), v2.CenterCrop(self.image_size)]
+        transform = evaluation_transform(self.shorter_side, self.image_size)
+        if training if augmented is None else augmented:
+            transform = v2.Compose(
+                [
+                    v2.RandomResizedCrop(self.image_size, antialias=True),
+                    v2.RandomHorizontalFlip(),
+                    v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
+                    v2.PILToTensor(),
+                ]
+            )
         return StreamLoader(
-            _Transformed(folder, v2.Compose([*steps, v2.PILToTensor()])),
+            _Transformed(folder, transform),
             size=self.image_size,
             indices=torch.arange(len(folder)) if indices is None else indices,
             batch_size=batch_size,
@@ -159,28 +170,6 @@ class StreamedImages:
             normalise=Normalise(self.mean, self.std, device=self.device, channels_last=channels_last),
             device=self.device,
         )
-
-
-class UnreadablePicture(ValueError):
-    """A file that should be a picture and is none, or is damaged."""
-
-
-@contextlib.contextmanager
-def opened(file: str) -> Iterator[Image.Image]:
-    """Open a picture inside the block.
-
-    Raises
-    ------
-    UnreadablePicture
-        If it cannot be read, in the block too; the message names the file.
-    """
-    try:
-        with Image.open(file) as picture:
-            yield picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadablePicture(
-            f"The picture {file} cannot be read ({' '.join(str(error).split())}); replace or remove it."
-        ) from None
 
 
 def refuse_unreadable(files: Iterable[str]) -> None:

@@ -2,7 +2,8 @@
 
 The check needs two files, ``model.onnx`` and ``reference.npz`` (real images, their labels, the logits that PyTorch
 gave for them, the percentage that it classified as labelled, and the SHA-256 of the model), and neither torch nor nni,
-so it can be repeated wherever the model goes.
+so it can be repeated wherever the model goes. Where ``standalone.onnx`` is, it is checked against ``standalone.npz``
+(:mod:`nni_plugins.deploy.standalone`).
 
 The model must be byte for byte the exported one, hold its weights itself, satisfy ``onnx.checker`` in full, load in
 onnxruntime, take batches of any size, and agree with PyTorch:
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import math
 import sys
 import time
@@ -31,13 +31,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from nni_plugins.deploy.result_folder import MODEL_FILE, REFERENCE_FILE
+from nni_plugins.deploy.result_folder import MODEL_FILE, REFERENCE_FILE, STANDALONE_FILE
+from nni_plugins.deploy.session import Unusable, first_line, open_session, read_arrays, read_bytes, run_model
+from nni_plugins.deploy.standalone import StandaloneParity, check_standalone, opset_of
 from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.console import complain
 
 BATCH_SIZES = (1, 3, 64)
 TOLERANCE = 1e-4
-_PROVIDER = "CPUExecutionProvider"
 _WARMUP_RUNS = 20
 
 
@@ -103,6 +104,8 @@ class DeploymentReport:
     operators: dict[str, int] = field(default_factory=dict)
     """Nodes of the ONNX graph by operator, the most frequent first."""
     opset: int | None = None
+    standalone: StandaloneParity | None = None
+    """Of ``standalone.onnx``; None for a folder without it."""
     onnx_version: str = onnx.__version__
     onnxruntime_version: str = onnxruntime.__version__
 
@@ -114,10 +117,6 @@ class DeploymentReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values for JSON; a number that is not finite becomes None."""
         return {"passed": self.passed, **_plain(asdict(self))}
-
-
-class _Unusable(Exception):
-    """A fault that leaves nothing to check further; its text is the failure."""
 
 
 def check_deployment(
@@ -156,7 +155,7 @@ def check_deployment(
     found: dict[str, Any] = {"tolerance": tolerance}
     try:
         _check(Path(folder), tolerance, threads, latency_runs, failures, found)
-    except _Unusable as error:
+    except Unusable as error:
         failures.append(str(error))
     return DeploymentReport(failures=tuple(failures), **found)
 
@@ -164,8 +163,8 @@ def check_deployment(
 def _check(
     folder: Path, tolerance: float, threads: int, latency_runs: int, failures: list[str], found: dict[str, Any]
 ) -> None:
-    """Add what is wrong to ``failures`` and what was measured to ``found``, until the end or an ``_Unusable``."""
-    content = _read(folder / MODEL_FILE)
+    """Add what is wrong to ``failures`` and what was measured to ``found``, until the end or an ``Unusable``."""
+    content = read_bytes(folder / MODEL_FILE)
     reference = load_reference(folder / REFERENCE_FILE)
     found["reference_images"] = len(reference.images)
 
@@ -178,13 +177,13 @@ def _check(
 
     model = _parse(content)
     found["operators"] = dict(Counter(node.op_type for node in model.graph.node).most_common())
-    found["opset"] = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    found["opset"] = opset_of(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
-        raise _Unusable(f"{MODEL_FILE} does not satisfy onnx.checker: {_first_line(error)}") from error
+        raise Unusable(f"{MODEL_FILE} does not satisfy onnx.checker: {first_line(error)}") from error
 
-    session = open_session(content, threads)
+    session = open_session(content, threads, name=MODEL_FILE)
     _check_interface(session, reference)
 
     scale = max(float(np.abs(reference.logits).max()), np.finfo(np.float32).tiny)
@@ -201,7 +200,7 @@ def _check(
         if not parity.top1_equal:
             failures.append(f"At batch {batch_size} the predicted class differs from PyTorch's for at least one image.")
 
-    predicted = run_model(session, reference.images).argmax(1)
+    predicted = run_model(session, reference.images, name=MODEL_FILE).argmax(1)
     found["accuracy"] = 100 * float((predicted == reference.labels).mean())
     expected = 100 * float((reference.logits.argmax(1) == reference.labels).mean())
     if not abs(expected - reference.accuracy) < 1e-6:
@@ -215,19 +214,13 @@ def _check(
             f"The predicted class differs from PyTorch's for {differing} of the {len(predicted)} reference images."
         )
     found["latency"] = _latency(session, reference.images[:1], threads, latency_runs)
+    found["standalone"], faults = check_standalone(folder, model, threads)
+    failures += faults
 
 
 def load_reference(path: Path) -> Reference:
     """Read ``reference.npz`` without executing anything in it, and check its arrays against each other."""
-    content = io.BytesIO(_read(path))
-    try:
-        with np.load(content, allow_pickle=False) as file:
-            arrays = dict(file)
-    except Exception as error:
-        raise _Unusable(f"{path} is damaged ({_first_line(error)}); export the result again.") from error
-    missing = [name for name in Reference._fields if name not in arrays]
-    if missing:
-        raise _Unusable(f"{path} lacks {', '.join(missing)}; export the result again.")
+    arrays = read_arrays(path, Reference._fields)
     images, labels, logits, sha256, accuracy = (arrays[name] for name in Reference._fields)
     shapes_fit = (
         images.ndim == 4
@@ -237,70 +230,36 @@ def load_reference(path: Path) -> Reference:
         and labels.shape == images.shape[:1] == logits.shape[:1]
     )
     if not shapes_fit or images.dtype != np.float32 or logits.dtype != np.float32:
-        raise _Unusable(
+        raise Unusable(
             f"{path} must hold float32 images (N, C, H, W), labels (N) and float32 logits (N, classes), got images "
             f"{images.dtype} {images.shape}, labels {labels.shape} and logits {logits.dtype} {logits.shape}."
         )
     if not (np.isfinite(images).all() and np.isfinite(logits).all()):
-        raise _Unusable(f"{path} holds images or logits that are not finite, so nothing can be compared with them.")
+        raise Unusable(f"{path} holds images or logits that are not finite, so nothing can be compared with them.")
     classes = logits.shape[1]
     if not np.issubdtype(labels.dtype, np.integer) or not 0 <= labels.min() <= labels.max() < classes:
-        raise _Unusable(
+        raise Unusable(
             f"{path} must hold whole numbers from 0 to {classes - 1} as labels, one of {classes} classes each, got "
             f"{labels.dtype} from {labels.min()} to {labels.max()}; export the result again."
         )
     if accuracy.shape != () or not np.issubdtype(accuracy.dtype, np.floating):
-        raise _Unusable(
+        raise Unusable(
             f"{path} must hold the accuracy as one number, got {accuracy.dtype} {accuracy.shape}; export the result "
             "again."
         )
     return Reference(images, labels, logits, str(sha256), float(accuracy))
 
 
-def open_session(model: bytes | str, threads: int) -> onnxruntime.InferenceSession:
-    """Return an onnxruntime session on the CPU for a model's bytes or path."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
-    except Exception as error:
-        raise _Unusable(f"onnxruntime does not load {MODEL_FILE}: {_first_line(error)}") from error
-
-
-def run_model(session: onnxruntime.InferenceSession, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Return the logits (N, classes) of normalised float32 images (N, C, H, W), ``batch_size`` at a time."""
-    name = session.get_inputs()[0].name
-    try:
-        batches = [
-            session.run(None, {name: images[start : start + batch_size]})[0]
-            for start in range(0, len(images), batch_size)
-        ]
-    except Exception as error:
-        raise _Unusable(f"onnxruntime cannot run {MODEL_FILE} at batch {batch_size}: {_first_line(error)}") from error
-    return np.concatenate(batches)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise _Unusable(f"{path} is missing; give a folder that an export wrote, or export again.") from error
-    except OSError as error:
-        raise _Unusable(f"{path} cannot be read ({error.strerror}).") from error
-
-
 def _parse(content: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:
-        raise _Unusable(f"{MODEL_FILE} is not an ONNX model or is damaged: {_first_line(error)}") from error
+        raise Unusable(f"{MODEL_FILE} is not an ONNX model or is damaged: {first_line(error)}") from error
     if not model.graph.node:
-        raise _Unusable(f"{MODEL_FILE} is damaged: its graph is empty; export the result again.")
+        raise Unusable(f"{MODEL_FILE} is damaged: its graph is empty; export the result again.")
     outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
-        raise _Unusable(f"{MODEL_FILE} keeps {outside[0]} in another file; export it with all weights inside.")
+        raise Unusable(f"{MODEL_FILE} keeps {outside[0]} in another file; export it with all weights inside.")
     return model
 
 
@@ -308,10 +267,10 @@ def _check_interface(session: onnxruntime.InferenceSession, reference: Reference
     """Refuse all but one input (batch, C, H, W) with a free batch size and one output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
-        raise _Unusable(f"{MODEL_FILE} must have one input and one output, got {len(inputs)} and {len(outputs)}.")
+        raise Unusable(f"{MODEL_FILE} must have one input and one output, got {len(inputs)} and {len(outputs)}.")
     shape, expected = inputs[0].shape, list(reference.images.shape[1:])
     if len(shape) != 4 or isinstance(shape[0], int) or shape[1:] != expected:
-        raise _Unusable(
+        raise Unusable(
             f"{MODEL_FILE} must take images of shape (batch, {', '.join(map(str, expected))}) with a free batch size, "
             f"it takes ({', '.join(map(str, shape))})."
         )
@@ -322,9 +281,9 @@ def _parity(session: onnxruntime.InferenceSession, reference: Reference, batch_s
     count = max(BATCH_SIZES) // batch_size * batch_size
     index = np.arange(count) % len(reference.images)
     expected = reference.logits[index]
-    logits = run_model(session, reference.images[index], batch_size)
+    logits = run_model(session, reference.images[index], batch_size, name=MODEL_FILE)
     if logits.shape != expected.shape:
-        raise _Unusable(
+        raise Unusable(
             f"{MODEL_FILE} gives logits of shape {logits.shape} for {count} images, expected {expected.shape}."
         )
     difference = float(np.abs(logits.astype(np.float64) - expected).max())
@@ -343,11 +302,6 @@ def _latency(session: onnxruntime.InferenceSession, image: np.ndarray, threads: 
         milliseconds[index] = 1e3 * (time.perf_counter() - start)
     p50, p90, p99 = np.percentile(milliseconds, (50, 90, 99)).tolist()
     return Latency(len(image), runs, _WARMUP_RUNS, threads, session.get_providers()[0], p50, p90, p99)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _plain(value: Any) -> Any:
@@ -377,6 +331,12 @@ def print_report(report: DeploymentReport, folder: str | Path) -> None:
         )
     if report.accuracy is not None:
         table.add_row("accuracy", f"{report.accuracy:.2f} % of {report.reference_images} reference images")
+    if (standalone := report.standalone) is not None:
+        table.add_row(
+            STANDALONE_FILE,
+            f"largest difference of a probability {standalone.max_difference:.2e} on {standalone.pictures} pictures of "
+            f"several sizes; top-1 {'equal' if standalone.top1_equal else 'DIFFERS'}; {standalone.file_bytes:,} bytes",
+        )
     if (latency := report.latency) is not None:
         table.add_row(
             "latency, one image",

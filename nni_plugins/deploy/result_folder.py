@@ -13,8 +13,20 @@ HISTORY_FILE = "history.svg"
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.onnx"
 REFERENCE_FILE = "reference.npz"
+STANDALONE_FILE = "standalone.onnx"
+STANDALONE_REFERENCE_FILE = "standalone.npz"
 REPORT_FILE = "report.json"
-RESULT_FILES = (GENOTYPE_FILE, CELLS_FILE, HISTORY_FILE, WEIGHTS_FILE, MODEL_FILE, REFERENCE_FILE, REPORT_FILE)
+RESULT_FILES = (
+    GENOTYPE_FILE,
+    CELLS_FILE,
+    HISTORY_FILE,
+    WEIGHTS_FILE,
+    MODEL_FILE,
+    REFERENCE_FILE,
+    STANDALONE_FILE,
+    STANDALONE_REFERENCE_FILE,
+    REPORT_FILE,
+)
 
 
 def refuse_existing_result(folder: str | Path, *, force: bool = False) -> Path:

@@ -1,4 +1,4 @@
-"""Size of a network: parameters and multiply-adds."""
+"""Size of a network: parameters, multiply-adds, and how much it shrinks an image."""
 
 from __future__ import annotations
 
@@ -28,3 +28,26 @@ def count_multiply_adds(net: nn.Module, in_channels: int, image_size: int) -> in
         net.eval()(example)
     net.train(training)
     return counter.get_total_flops() // 2
+
+
+def total_stride(net: nn.Module, in_channels: int, image_size: int) -> int:
+    """Return how many pixels of the image's side become one of the smallest feature map.
+
+    Feature maps are what convolutions give for an image of ``image_size``, in evaluation mode; a map of a single pixel
+    is taken for one that has been pooled on purpose and is not counted.
+    """
+    sides = [image_size]
+
+    def note(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        sides.append(output.shape[-1])
+
+    hooks = [module.register_forward_hook(note) for module in net.modules() if isinstance(module, nn.Conv2d)]
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(next(net.parameters()).new_zeros(1, in_channels, image_size, image_size))
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    return image_size // min(side for side in sides if side > 1)

@@ -6,12 +6,20 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nni_plugins.data import ImageSet, load_data
-from nni_plugins.deploy.export import export_result, load_weights, measure_accuracy
+from nni_plugins.data import ImageSet, StreamedImages, load_data
+from nni_plugins.data.image_set import class_names_of, named_classes
+from nni_plugins.deploy.export import (
+    OPSET,
+    export_result,
+    load_weights,
+    measure_accuracy,
+    refuse_opset,
+    refuse_too_small,
+)
 from nni_plugins.deploy.result_folder import GENOTYPE_FILE, REPORT_FILE, WEIGHTS_FILE, refuse_existing_result
 from nni_plugins.methods.metric import ALPHA_GAP, CHANGED_SINCE_FIRST, DECIDED, EPOCHS_UNCHANGED
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
@@ -175,6 +183,7 @@ def _retrain_and_export(
             "name": settings.data,
             "sha256": data_sha256,
             "classes": data.num_classes,
+            "class_names": list(class_names_of(data)),
             "in_channels": data.in_channels,
             "image_size": data.image_size,
             "mean": list(data.mean),
@@ -209,7 +218,15 @@ def _retrain_and_export(
 
 
 def export_again(
-    folder: Path, *, out: Path, data: str | None = None, data_root: str | Path = "data", force: bool = False
+    folder: Path,
+    *,
+    out: Path,
+    data: str | None = None,
+    data_root: str | Path = "data",
+    force: bool = False,
+    opset: int = OPSET,
+    image_size: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> RunResult:
     """Make a result folder anew from the genotype, the weights and the settings of an earlier one.
 
@@ -227,6 +244,8 @@ def export_again(
         Where torchvision's sets lie.
     force
         Replace ``out`` if it exists.
+    opset, image_size, class_names
+        As in :func:`nni_plugins.deploy.export.export_result`.
 
     Returns
     -------
@@ -240,11 +259,13 @@ def export_again(
     FileExistsError
         If ``out`` exists and ``force`` is not set.
     ValueError
-        If a file of the folder is damaged, or does not fit the others; if the weights are not those that were exported.
+        If a file of the folder is damaged, or does not fit the others; if the weights are not those that were exported;
+        if the operator set, the size or the names are not possible.
     BlockingIOError
         If another process works for ``out``.
     """
     refuse_existing_result(out, force=force)
+    refuse_opset(opset)
     for name in (GENOTYPE_FILE, WEIGHTS_FILE, REPORT_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; give a folder that search or retrain has made.")
@@ -267,22 +288,53 @@ def export_again(
             f"{REPORT_FILE} and the data {image_set.name} make; restore the folder from a copy, or pass the --data "
             "that it was trained on."
         ) from None
-    accuracy = measure_accuracy(net, image_set)
+    if image_size is not None:
+        refuse_too_small(net, image_set, image_size)
+    names = named_classes(
+        "The class names", class_names or _recorded_names(report) or class_names_of(image_set), image_set.num_classes
+    )
+    if image_size is not None and isinstance(image_set, StreamedImages):
+        image_set = replace(image_set, image_size=image_size)  # from the pictures themselves
+    accuracy = measure_accuracy(net, image_set, image_size)
     _say_if_changed(report, accuracy, image_set)
     kept = {name: value for name, value in report.items() if name not in ("deployment", "versions")}
+    kept |= {"test_accuracy": accuracy, "data": {**_recorded_data(report), "class_names": list(names)}}
+    if image_size is not None:
+        kept["multiply_adds"] = count_multiply_adds(net, image_set.in_channels, image_size)
     with reserved(out):
         exported = export_result(
-            out, genotype=genotype, net=net, data=image_set, report={**kept, "test_accuracy": accuracy}, force=force
+            out,
+            genotype=genotype,
+            net=net,
+            data=image_set,
+            report=kept,
+            force=force,
+            opset=opset,
+            image_size=image_size,
+            class_names=names,
         )
     return RunResult(out, genotype, exported)
+
+
+def _recorded_data(report: dict[str, Any]) -> dict[str, Any]:
+    return report["data"] if isinstance(report.get("data"), dict) else {}
+
+
+def _recorded_names(report: dict[str, Any]) -> tuple[str, ...]:
+    """Return the class names of an earlier export; none for a report from before there were any."""
+    names = _recorded_data(report).get("class_names")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _say_if_changed(report: dict[str, Any], accuracy: float, data: ImageSet) -> None:
     before = report.get("test_accuracy")
     if isinstance(before, (int, float)) and abs(accuracy - before) <= ROUNDING:
         return
-    trained_on = report["data"].get("sha256") if isinstance(report.get("data"), dict) else None
-    reason = "" if trained_on == data.fingerprint() else f", whose test images are not those of the report: {data.name}"
+    reason = (
+        ""
+        if _recorded_data(report).get("sha256") == data.fingerprint()
+        else f", whose test images are not those of the report: {data.name}"
+    )
     _logger.warning("The test accuracy is %.2f %% now, and %s in the report%s.", accuracy, _percent(before), reason)
 
 

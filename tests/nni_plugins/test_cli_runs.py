@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nni_plugins.cli import main
@@ -17,7 +19,8 @@ SIZES = ["--set", "net.channels=4", "--set", "net.deep_cells=0", "--set", "net.e
 TRAIN = ["--set", "retrain.epochs=1", "--set", "retrain.batch_size=16", "--set", "retrain.cutout=0"]
 SEARCH = ["--set", "epochs=2", "--set", "batch_size=16", "--set", "warmup_epochs=1", "--set", "space.channels=4"]
 FILES = {
-    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.json", "weights.safetensors",
+    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.json", "standalone.npz",
+    "standalone.onnx", "weights.safetensors",
 }  # fmt: skip
 
 
@@ -64,6 +67,49 @@ def test_export_makes_the_same_model_again(searched: Path, tmp_path: Path) -> No
     reports = [json.loads((folder / "report.json").read_text()) for folder in (searched, out)]
     assert reports[0]["test_accuracy"] == reports[1]["test_accuracy"]
     assert reports[1]["deployment"]["passed"]
+
+
+def test_export_with_an_operator_set_a_size_and_class_names(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("dark\nbright, very\n")
+    words = ["--opset", "18", "--size", "20", "--class-names", str(tmp_path / "names.txt")]
+    assert main(["export", str(searched), "--out", str(tmp_path / "out"), *words]) == 0
+    model, standalone = (onnx.load(tmp_path / "out" / name) for name in ("model.onnx", "standalone.onnx"))
+    assert model.opset_import[0].version == standalone.opset_import[0].version == 18
+    assert [each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim[1:]] == [1, 20, 20]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["data"]["image_size"] == 8 and report["deployment"]["image_size"] == 20
+    assert report["data"]["class_names"] == ["dark", "bright, very"]
+    assert report["deployment"]["standalone"]["top1_equal"] and report["deployment"]["passed"]
+    Image.new("L", (50, 30), 230).save(tmp_path / "white.png")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "out"), str(tmp_path / "white.png"), "--json"]) == 0
+    assert {each["name"] for each in json.loads(capsys.readouterr().out)[0]["classes"]} == {"dark", "bright, very"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--opset", "17"], "opset must be from 18 to"),
+        (["--opset", "99"], "got 99; the default is 20."),
+        (
+            ["--size", "7"],
+            "Images of 7x7 are too small for the reductions of the network; choose a size of at least",
+        ),
+        (["--class-names", "a"], "one class name for each of the 2 classes, but there are 1: a."),
+        (["--class-names", "a,a"], "class names must differ from each other"),
+        (["--class-names", "{searched}/reference.npz"], "is not a text file; --class-names takes one with a name"),
+    ],
+)
+def test_export_with_what_is_not_possible(
+    words: list[str], sentence: str, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.format(searched=searched) for word in words]
+    assert main(["export", str(searched), "--out", str(tmp_path / "out"), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("nni-plugins: ") and sentence in error and "\n" not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_search_is_used_again_when_the_retraining_is_set_otherwise(

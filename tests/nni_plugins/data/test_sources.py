@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nni_plugins.data import Augmentation, ImageData, ImageSet, load_data
 from nni_plugins.data.augmentation import crop_and_flip, cut_out_
+from nni_plugins.data.image_set import class_names_of
 from nni_plugins.tools.own_code import allow
 
 
@@ -329,3 +331,38 @@ def test_an_import_that_fails_inside_the_module_is_not_hidden(user_module: str) 
 def test_a_name_that_the_command_line_has_not_given_is_not_imported(user_module: str) -> None:
     with pytest.raises(ValueError, match="only the command line may name; pass --data my_images:needs"):
         load_data("my_images:needs")
+
+
+def test_class_names(tmp_path: Path) -> None:
+    assert class_names_of(load_data("digits")) == tuple("0123456789")
+    given = arrays()
+    classes = len(np.unique(given["y_train"]))
+    names = [f"kind {number}" for number in range(classes)]
+    np.savez(tmp_path / "set.npz", **given, class_names=names)
+    np.savez(tmp_path / "plain.npz", **given)
+    named, plain = load_data(f"npz:{tmp_path / 'set.npz'}"), load_data(f"npz:{tmp_path / 'plain.npz'}")
+    assert class_names_of(named) == tuple(names) == class_names_of(named.to("cpu"))
+    assert class_names_of(plain) == tuple(map(str, range(classes)))
+    assert named.fingerprint() == plain.fingerprint(), "old runs resume"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a"], "one class name for each of the 3 classes, but there are 1: a"),
+        (list("abcdefg"), r"there are 7: a, b, c, d, e, \.\.\."),
+        (["a", "b", "a"], "must differ from each other and not be empty, but 'a' is"),
+        (["a", " ", "b"], "must differ from each other and not be empty, but ' ' is"),
+    ],
+)
+def test_class_names_that_do_not_fit(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageData.from_arrays("own", {**arrays(), "class_names": names})
+
+
+def test_class_folders_are_the_class_names(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in ("wasp", "ant"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / part / name / "one.png")
+    assert class_names_of(load_data(f"imagefolder:{tmp_path}")) == ("ant", "wasp")

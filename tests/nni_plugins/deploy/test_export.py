@@ -19,11 +19,15 @@ from nni_plugins.cli import main
 from nni_plugins.data import ImageData
 from nni_plugins.deploy import export
 from nni_plugins.deploy.check import check_deployment
-from nni_plugins.deploy.export import export_onnx, export_result, load_weights, measure_accuracy
+from nni_plugins.deploy.export import export_onnx, export_result, load_weights, measure_accuracy, refuse_too_small
+from nni_plugins.report.complexity import total_stride
 from search_spaces import Genotype, evaluation_net, published
 
 ROOT = Path(__file__).parents[3]
-FILES = {"genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "report.json"}
+FILES = {
+    "genotype.json", "cells.svg", "weights.safetensors", "model.onnx", "reference.npz", "standalone.onnx",
+    "standalone.npz", "report.json",
+}  # fmt: skip
 GENOTYPE = published("bnas_v2_clr_v1")
 
 
@@ -152,6 +156,8 @@ def test_test_accuracy_is_that_of_the_whole_test_set(tmp_path: Path) -> None:
     assert measure_accuracy(net, data) == pytest.approx(expected, abs=1e-9)
     assert report["deployment"]["test_images"] == 400
     assert report["deployment"]["reference_images"] == 256
+    parity = report["deployment"]["test_parity"]
+    assert (parity["images"], parity["top1_equal"]) == (400, True) and 0 <= parity["max_rel_difference"] < 1e-5
 
 
 def test_one_file_without_paths_of_this_machine(exported: tuple[Path, nn.Module, ImageData, dict]) -> None:
@@ -245,6 +251,30 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         export_result(tmp_path / "result", genotype=GENOTYPE, net=small_net(), data=small_data(), report={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_set_that_cannot_express_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # onnx 1.23 converts whatever we have to whatever it knows; one more than that is a version without a conversion.
+    newest = onnx.defs.onnx_opset_version()
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: newest + 1)
+    with pytest.raises(ValueError, match=f"^Operator set {newest + 1} cannot express the network, "):
+        export_onnx(small_net(), torch.randn(2, 1, 8, 8), tmp_path / "model.onnx", opset=newest + 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reductions_of_a_network_set_the_smallest_image() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, stride=4, padding=1), nn.Conv2d(2, 2, 3, stride=4, padding=1), nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(2, 3, 1), nn.Flatten(),
+    )  # fmt: skip
+    assert total_stride(net, 1, 32) == 16
+    data = ImageData.from_arrays("large", {
+        "x_train": np.zeros((3, 32, 32), np.uint8), "y_train": np.arange(3),
+        "x_test": np.zeros((3, 32, 32), np.uint8), "y_test": np.arange(3),
+    })  # fmt: skip
+    refuse_too_small(net, data, 16)
+    with pytest.raises(ValueError, match=r"Images of 15x15 are too small .* choose a size of at least 16"):
+        refuse_too_small(net, data, 15)
 
 
 def test_example_without_batch_dimension(tmp_path: Path) -> None:
