@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from nni_plugins.data import ImageSet
 from nni_plugins.data.streamed import available_cpus
+from nni_plugins.deploy.additions import with_additions
 from nni_plugins.deploy.check import Reference, check_deployment, open_session, run_model
 from nni_plugins.deploy.result_folder import (
     CELLS_FILE,
@@ -69,7 +70,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: str | Path) -> None:
             f"An export needs an example batch of images (N, C, H, W), got shape {tuple(example.shape)}; "
             "add the batch dimension."
         )
-    net = copy.deepcopy(net).cpu().eval()
+    net = with_additions(copy.deepcopy(net).cpu().eval())
     # A batch of one would be taken for a constant by the exporter.
     example = example[:2].detach().cpu().expand(2, -1, -1, -1).contiguous()
     with torch.no_grad():
