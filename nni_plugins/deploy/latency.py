@@ -14,6 +14,7 @@ that nothing else disturbed, and what disturbs for longer hits both.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import platform
@@ -203,6 +204,6 @@ def _onnx(net: nn.Module, example: Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            with_additions(net.cpu().eval()), (example.cpu(),), file, input_names=["images"], output_names=["logits"], dynamo=False
+            with_additions(copy.deepcopy(net).cpu().eval()), (example.cpu(),), file, input_names=["images"], output_names=["logits"], dynamo=False
         )
     return file.getvalue()

@@ -184,6 +184,19 @@ class LatencyTable:
             for operation, source in node
         )
 
+    def typical_ms(self) -> float:
+        """Return the mean prediction over architectures whose nodes draw inputs and operations evenly, milliseconds."""
+        total = self.fixed_ms
+        for kind, graph in space_spec(self.space).layout.items():
+            for target in graph.targets:
+                kept = graph.connections if isinstance(graph.connections, int) else target
+                for source in range(target):
+                    names = graph.operations_on(source, target)
+                    chosen = [name for name in names if name != NO_OPERATION or graph.connections == "every input"]
+                    mean = sum(self.cost(kind, name, source) for name in chosen) / len(chosen)
+                    total += kept / target * mean
+        return total
+
     def refuse_other_network(self, space: str, cells: Sequence[Cell], *, source: str) -> None:
         """Refuse to speak of networks other than those that were measured.
 

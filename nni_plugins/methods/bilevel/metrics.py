@@ -16,8 +16,9 @@ from nni_plugins.supernet.consistency import consistency
 
 _logger = logging.getLogger(__name__)
 
-ARCHITECTURE_LOSS = Metric("architecture_loss", "mean loss of the architecture steps, nats", unmeasured=0.0)
+ARCHITECTURE_LOSS = Metric("architecture_loss", "mean loss of the architecture steps with the latency penalty, nats", unmeasured=0.0)
 WEIGHTS_LOSS = Metric("weights_loss", "mean loss of the weight steps, nats")
+EXPECTED_LATENCY = Metric("expected_latency", "expected latency of the architecture parameters, ms", on_line=False)
 ALPHA_ENTROPY = Metric("alpha_entropy", "mean entropy of an edge's operation weights, nats")
 ALPHA_GAP = Metric("alpha_gap", "mean lead of an edge's best operation in weight", on_line=False, on_page=False)
 DERIVED_ACCURACY = Metric(
@@ -37,6 +38,9 @@ def measure(module: BilevelModule, epoch: EpochEnd) -> Metrics:
         WEIGHTS_LOSS: losses.get("weights"),
         **_decision(module, epoch),
     }
+    if module.latency is not None:
+        with torch.no_grad():
+            metrics[EXPECTED_LATENCY] = float(module.latency.expected(module.architectures()))
     if epoch.consistency_batches:
         measured = consistency(module.model, itertools.islice(iter(epoch.validation), epoch.consistency_batches))
         metrics |= {DERIVED_ACCURACY: measured.derived, CONSISTENCY_GAP: measured.gap}
