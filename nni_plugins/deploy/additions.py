@@ -30,4 +30,6 @@ def _adding(cell: Cell, *inputs: list[Tensor] | Tensor) -> Tensor:
         pairs = zip(cast(nn.ModuleList, operations), cast(nn.ModuleList, choices), strict=True)
         terms = [operation(choice(nodes)) for operation, choice in pairs]
         nodes.append(sum(terms[1:], start=terms[0]))
-    return cast(Tensor, cell.postprocessor(torch.cat([nodes[k] for k in cell.output_node_indices], cell.concat_dim), raw))
+    return cast(
+        Tensor, cell.postprocessor(torch.cat([nodes[k] for k in cell.output_node_indices], cell.concat_dim), raw)
+    )

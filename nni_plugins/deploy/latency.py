@@ -4,7 +4,7 @@ Alone, an operation takes another time than in a cell: onnxruntime folds BatchNo
 them, and keeps their features in a layout of its own. So operations are measured inside nodes like those of a cell,
 and against the same network with fewer of them:
 
-    t[k] = ( T[ nodes of k(x_1) + k(x_2), k(x_3) + k(x_4), ... ]  -  T[ one node of k(x_1 + x_3 + ...) + k(x_2 + ...) ] )
+    t[k] = ( T[ nodes k(x_1) + k(x_2), k(x_3) + k(x_4), ... ]  -  T[ one node k(x_1 + x_3 + ...) + k(x_2 + ...) ] )
            / (operations that the second has fewer)
 
 ``T`` is the fastest of many short runs, those of both networks in turn: on a busy machine the fastest run is the one
@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from numpy.random import RandomState
@@ -204,6 +203,11 @@ def _onnx(net: nn.Module, example: Tensor) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            with_additions(copy.deepcopy(net).cpu().eval()), (example.cpu(),), file, input_names=["images"], output_names=["logits"], dynamo=False
+            with_additions(copy.deepcopy(net).cpu().eval()),
+            (example.cpu(),),
+            file,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamo=False,
         )
     return file.getvalue()

@@ -9,9 +9,9 @@ For a search by gradient the latency is the expected one of the architecture par
 with ``t`` from a :class:`~nni_plugins.report.latency_table.LatencyTable` and ``n`` how often the derived cell is
 expected to have operation k on edge e: see :func:`expected_connections`.
 
-NNI's ``ProfilerPenalty`` does the arithmetic (scale, baseline, nonlinearity). Its ``ExpectationProfilerPenalty`` does not
-carry: it takes an independent distribution for every label of a sample, but what a cell derives, operations and inputs
-of its nodes, follows jointly from one weight for every edge and operation.
+NNI's ``ProfilerPenalty`` does the arithmetic (scale, baseline, nonlinearity). Its ``ExpectationProfilerPenalty`` does
+not carry: it takes an independent distribution for every label of a sample, but what a cell derives, operations and
+inputs of its nodes, follows jointly from one weight for every edge and operation.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class LatencyPenalty(ProfilerPenalty):
                     "them; leave latency_weight out, or take a space of cells."
                 )
             edges = edge_costs(self.profiler.table, architecture.label, architecture.graph)
-            latency = latency + (expected_connections(architecture, edges) * edges.costs.to(architecture.temperature)).sum()
+            latency = (
+                latency + (expected_connections(architecture, edges) * edges.costs.to(architecture.temperature)).sum()
+            )
         return latency
 
 

@@ -27,6 +27,7 @@ from search_spaces.registry import space_spec
 
 FORMAT = 1
 
+
 class Place(NamedTuple):
     """Where an operation stands: its width, the side of the cell's inputs in pixels, and its stride."""
 
@@ -212,7 +213,9 @@ class LatencyTable:
         ValueError
             With the first difference.
         """
-        advice = f"measure a table of it with nni-plugins latency {space} --out FILE and the same --data and net.* settings"
+        advice = (
+            f"measure a table of it with nni-plugins latency {space} --out FILE and the same --data and net.* settings"
+        )
         if space != self.space:
             raise ValueError(
                 f"{source} is a latency table of the {self.space} space, but the space is {space}; {advice}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from nni_plugins.run.networks import DataShape, build_net
 from nni_plugins.run.settings import Settings
 from search_spaces import Genotype
 from search_spaces.registry import space_names
+
+_logger = logging.getLogger(__name__)
 
 
 def measure(settings: Settings, data: DataShape, *, networks: int = 8, runs: int = 400) -> LatencyTable:
@@ -47,6 +50,9 @@ def measure(settings: Settings, data: DataShape, *, networks: int = 8, runs: int
 def load_table(settings: Settings, data: DataShape) -> LatencyTable | None:
     """Return the settings' table, None if they name none.
 
+    A table of another machine is taken, for a network is often searched for another than the one that searches; a
+    warning says it.
+
     Raises
     ------
     FileNotFoundError
@@ -61,6 +67,13 @@ def load_table(settings: Settings, data: DataShape) -> LatencyTable | None:
     _refuse_own_space(settings.space)
     net = build_net(random_genotypes(settings.space, 1)[0], settings, data)
     table.refuse_other_network(settings.space, cells_of(net, data.in_channels, data.image_size), source=path)
+    if table.machine != machine():
+        _logger.warning(
+            "%s was measured on %s, and this is %s: latencies are predicted for the former.",
+            path,
+            table.machine,
+            machine(),
+        )
     return table
 
 

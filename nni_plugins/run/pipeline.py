@@ -16,6 +16,7 @@ from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import read_report
+from nni_plugins.run.latency import latency_report, load_table
 from nni_plugins.run.networks import build_net
 from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
 from nni_plugins.run.retrain import retrain
@@ -62,6 +63,11 @@ class RunResult:
             "parameters": self.report["parameters"],
             "multiply_adds": self.report["multiply_adds"],
             "onnx_latency_ms": latency["p50_ms"] if latency else -1.0,
+            **{
+                name: self.report["latency"][name]
+                for name in ("predicted_ms", "measured_ms")
+                if "latency" in self.report
+            },
             "deployment_passed": int(deployment["passed"]),
             "genotype": self.genotype.to_json(),
             "folder": str(self.folder),
@@ -176,6 +182,8 @@ def _retrain_and_export(
         "parameters_with_auxiliary_head": count_parameters(retrained.net, auxiliary=True),
         "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
     }
+    if (table := load_table(settings, data)) is not None:
+        report["latency"] = latency_report(found.genotype, retrained.net, table, data)
     genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
     files = {"history.svg": draw_history(genotypes)} if genotypes and genotypes[0].cells else {}
     report = export_result(

@@ -16,7 +16,9 @@ from nni_plugins.supernet.consistency import consistency
 
 _logger = logging.getLogger(__name__)
 
-ARCHITECTURE_LOSS = Metric("architecture_loss", "mean loss of the architecture steps with the latency penalty, nats", unmeasured=0.0)
+ARCHITECTURE_LOSS = Metric(
+    "architecture_loss", "mean loss of the architecture steps with the latency penalty, nats", unmeasured=0.0
+)
 WEIGHTS_LOSS = Metric("weights_loss", "mean loss of the weight steps, nats")
 EXPECTED_LATENCY = Metric("expected_latency", "expected latency of the architecture parameters, ms", on_line=False)
 ALPHA_ENTROPY = Metric("alpha_entropy", "mean entropy of an edge's operation weights, nats")
