@@ -38,6 +38,7 @@ COMMANDS = (
     "describe",
     "space",
     "score",
+    "latency",
     "list",
     "doctor",
     "leftovers",

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from nni_plugins.tools.atomic_files import strict_json
 from search_spaces.genotype import Genotype
@@ -248,7 +249,7 @@ def in_words(cells: Sequence[Cell]) -> str:
 
 
 def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """Return ``fixed_ms`` and ``scale`` of the line through networks that has the least squared relative error.
+    """Return ``fixed_ms`` and ``scale``, neither below 0, with the least squared relative error over networks.
 
     Parameters
     ----------
@@ -263,11 +264,11 @@ def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]
         If the networks do not tell the two apart, or larger sums did not take longer.
     """
     x, y = np.asarray(sums, dtype=float), np.asarray(measured, dtype=float)
-    fixed, scale = np.linalg.lstsq(np.stack([1 / y, x / y], axis=1), np.ones(len(y)), rcond=None)[0]
-    if len(y) < 2 or scale <= 0 or fixed < 0:
+    fixed, scale = nnls(np.stack([1 / y, x / y], axis=1), np.ones(len(y)))[0]
+    if len(y) < 2 or scale == 0:
         raise ValueError(
-            f"The latencies of {len(y)} networks do not follow the times of their operations (fixed {fixed:.3g} ms, "
-            f"scale {scale:.3g}); measure again when the machine is less busy, or with more networks."
+            f"The latencies of {len(y)} networks do not follow the times of their operations; measure more networks, or "
+            "when the machine is less busy."
         )
     return float(fixed), float(scale)
 
