@@ -24,9 +24,7 @@ PARSER = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("space", help=f"{', '.join(built_in_spaces())}, or that of an installed package")
     add_data(parser, default="digits")
-    parser.add_argument(
-        "--strategy", default="bnas_v2_pc", help="whose network sizes to take (default: %(default)s)"
-    )
+    parser.add_argument("--strategy", default="bnas_v2_pc", help="whose network sizes to take (default: %(default)s)")
     parser.add_argument(
         "--networks", type=int, default=8, help="random networks to fit what is fixed to (default: %(default)s)"
     )
@@ -65,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     data = load_data(name, root=arguments.data_root, download=arguments.download)
     table = measure(settings_of(stem_of(data.image_size)), data, networks=arguments.networks, runs=arguments.runs)
     atomic_write(out, table.to_json())
-    print(f"{len(table.times)} operations, fixed {table.fixed_ms:.3f} ms; a typical network {table.typical_ms():.3f} ms")
+    print(
+        f"{len(table.times)} operations, fixed {table.fixed_ms:.3f} ms; a typical network {table.typical_ms():.3f} ms"
+    )
     print(f"the table lies in {out}; search with --set latency_table={out} --set latency_weight=1")
     return 0

@@ -121,7 +121,7 @@ STRATEGIES = {
     "pc_darts": {"arch_learning_rate": 0.1, "warmup_epochs": 0, "space.channels": 8},
     "rf_darts": {"arch_learning_rate": 0.1},
     "entrannas": {"arch_learning_rate": 0.1},
-    "relative_nas": {"population_size": 4, "drop_path": 0.0, "population_seed": 1},
+    "relative_nas": {"cutout": 0, "population_size": 4, "drop_path": 0.0, "population_seed": 1},
 }
 
 
