@@ -8,8 +8,8 @@ and against the same network with fewer of them:
            / (operations that the second has fewer)
 
 ``T`` is the fastest of many short runs, those of both networks in turn, for what disturbs for longer then hits both. On
-one thread it is the processor's time of that thread, which on an idle machine is the time that passes, and on a busy one
-does not count the time in which others run.
+one thread it is the processor's time of that thread: on an idle machine the time that passes, and on a busy one without
+the time in which others run.
 """
 
 from __future__ import annotations

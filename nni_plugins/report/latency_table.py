@@ -267,8 +267,8 @@ def fit(sums: Sequence[float], measured: Sequence[float]) -> tuple[float, float]
     fixed, scale = nnls(np.stack([1 / y, x / y], axis=1), np.ones(len(y)))[0]
     if len(y) < 2 or scale == 0:
         raise ValueError(
-            f"The latencies of {len(y)} networks do not follow the times of their operations; measure more networks, or "
-            "when the machine is less busy."
+            f"The latencies of {len(y)} networks do not follow the times of their operations; measure more networks "
+            "(--networks), or when the machine is less busy."
         )
     return float(fixed), float(scale)
 

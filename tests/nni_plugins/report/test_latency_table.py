@@ -26,7 +26,8 @@ def genotype(*first: tuple[str, int]) -> Genotype:
 
 
 def test_a_prediction_is_the_sum_over_all_cells() -> None:
-    # 8 skips a cell: 0.1 ms a channel, halved at stride 2; cells of 4 and 8 channels reduce, one of 8 does not; twice that, and 4 ms
+    # 8 skips a cell, 0.1 ms a channel, half at stride 2: cells of 4 and 8 channels reduce, one of 8 does not.
+    # The table says twice that, and 4 ms for the rest.
     by_hand = 4 + 2 * 8 * 0.1 * (4 / 2 + 8 / 2 + 8)
     assert table_of().predict(genotype()) == pytest.approx(by_hand)
     # a separable convolution in both convolution cells, at stride 2 from an input
