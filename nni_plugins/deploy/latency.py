@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -60,8 +61,8 @@ def cells_of(net: nn.Module, in_channels: int, image_size: int) -> tuple[Cell, .
     def note_input(module: nn.Module, args: tuple[list[Tensor], ...], output: list[Tensor]) -> None:
         entering.append(output[1])
 
-    def note_cell(module: nn.Module, args: tuple[list[Tensor], ...], output: Tensor) -> None:
-        x = entering.pop() if entering else args[0][0]
+    def note_cell(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        x = entering.pop() if entering else args[0]
         found.append(Cell(str(module.label), x.shape[1], x.shape[2], -(-x.shape[2] // output.shape[2])))
 
     with contextlib.ExitStack() as hooks, torch.no_grad():
@@ -201,7 +202,7 @@ class _Nodes(nn.Module):
 
 def _onnx(net: nn.Module, example: Tensor) -> bytes:
     """Return a network as ONNX for timing alone, by torch's older exporter, which takes a tenth of the time."""
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # of which only the older exporter knows
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -113,7 +113,8 @@ def evaluate_candidate(
 
     def measure(trainer: pl.Trainer, _: pl.LightningModule) -> EpochRecord:
         validation = module.epoch_metrics("validation")
-        default = {DEFAULT: validation[VALIDATION_ACCURACY] - lost}
+        accuracy = validation[VALIDATION_ACCURACY]
+        default = {DEFAULT: None if accuracy is None else accuracy - lost}
         return EpochRecord(trainer.current_epoch, {**default, **validation, **module.epoch_metrics("training")})
 
     report = EpochReport("evaluate", measure, on_epoch)

@@ -21,8 +21,8 @@ ALL_SKIP = (("skip_connect", 0), ("skip_connect", 1))
 
 def genotype(*first: tuple[str, int]) -> Genotype:
     """A BCNN genotype of skip connections from the inputs, but for the first node of the convolution cell."""
-    cells: dict[str, Any] = {kind: (ALL_SKIP,) * 4 for kind in ("convolution", "enhancement")}
-    return Genotype("bcnn", {**cells, "convolution": (first or ALL_SKIP, *(ALL_SKIP,) * 3)})
+    cells: dict[str, Any] = {"convolution": (first or ALL_SKIP, *(ALL_SKIP,) * 3), "enhancement": (ALL_SKIP,) * 4}
+    return Genotype("bcnn", cells)
 
 
 def test_a_prediction_is_the_sum_over_all_cells() -> None:
