@@ -46,8 +46,11 @@ from search_spaces.image_shapes import stem_of
 _CHOSEN = ("strategy", "space", "data", "seed")
 """Parameters that choose what a trial runs; all others are settings."""
 
-_OF_AN_EVALUATION = ("weights_fraction", "architecture_fraction", "table")
-"""Settings of a search that mean something to a trial that evaluates one cell: how the data is split, or a table."""
+_FILES = ("table", "latency_table")
+"""Settings that name files."""
+
+_OF_AN_EVALUATION = ("weights_fraction", "architecture_fraction", *_FILES, "latency_weight", "latency_target")
+"""Settings of a search that mean something to a trial that evaluates one cell: how data is split, tables, latency."""
 
 
 def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace, *, stem: str = "cifar") -> Settings:
@@ -75,9 +78,10 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace, *,
             f"NNI's parameters name the data set {chosen['data']!r}; they may choose among {', '.join(DATA_SETS)}, and "
             "files or code are named on the trial's command line, --data."
         )
-    if "table" in parameters:
+    if named := [name for name in _FILES if name in parameters]:
         raise ValueError(
-            "NNI's parameters name a table; files are named on the trial's command line, --set table=FILE."
+            f"NNI's parameters name a {named[0].replace('_', ' ')}; files are named on the trial's command line, --set "
+            f"{named[0]}=FILE."
         )
     overrides = parse_assignments(arguments.set) | {
         name: value for name, value in parameters.items() if name not in chosen

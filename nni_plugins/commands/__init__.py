@@ -39,6 +39,7 @@ COMMANDS = (
     "describe",
     "space",
     "score",
+    "latency",
     "list",
     "doctor",
     "leftovers",

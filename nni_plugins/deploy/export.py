@@ -32,6 +32,7 @@ from nni_plugins.data.image_set import class_names_of, named_classes
 from nni_plugins.data.images import SMALLEST_IMAGE
 from nni_plugins.data.preparation import Preparation
 from nni_plugins.data.streamed import available_cpus
+from nni_plugins.deploy.additions import with_additions
 from nni_plugins.deploy.check import TOLERANCE, Parity, Reference, check_deployment
 from nni_plugins.deploy.result_folder import (
     CELLS_FILE,
@@ -91,7 +92,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: str | Path, *, opset: int
             f"An export needs an example batch of images (N, C, H, W), got shape {tuple(example.shape)}; "
             "add the batch dimension."
         )
-    net = copy.deepcopy(net).cpu().eval()
+    net = with_additions(copy.deepcopy(net).cpu().eval())
     # A batch of one would be taken for a constant by the exporter.
     example = example[:2].detach().cpu().expand(2, -1, -1, -1).contiguous()
     with torch.no_grad():

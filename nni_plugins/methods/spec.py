@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
 
     from nni_plugins.data import SearchLoaders
+    from nni_plugins.methods.latency import LatencyPenalty
     from nni_plugins.methods.metric import Metrics
     from nni_plugins.tools.checked import Checked
     from search_spaces import Genotype
@@ -74,6 +75,9 @@ class Strategy(Protocol):
     def fitted(cls, choices: Values, epochs: int) -> dict[str, Any]:
         """Return ``choices`` with what follows from the length of the search; refuse what does not fit it."""
 
+    def limit_latency(self, penalty: LatencyPenalty) -> None:
+        """Let latency count in the search, or refuse."""
+
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn ``model`` into a supernet, in place."""
 
@@ -111,6 +115,19 @@ class SearchMethod:
     def fitted(cls, choices: Values, epochs: int) -> dict[str, Any]:
         """Return ``choices`` with what follows from the length of the search; by default as they are."""
         return dict(choices)
+
+    def limit_latency(self, penalty: LatencyPenalty) -> None:
+        """Refuse to let latency count.
+
+        Raises
+        ------
+        ValueError
+            By default.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not let latency count in its search; leave latency_weight out, or take a "
+            "gradient method or relative_nas."
+        )
 
     def make_evaluator(self, module: LightningModule, trainer: pl.Trainer, loaders: SearchLoaders) -> Lightning:
         """Return NNI's evaluator: the weights half to train on, the architecture half to validate on."""

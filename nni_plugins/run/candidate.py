@@ -18,6 +18,7 @@ from nni_plugins.methods.metric import DEFAULT, VALIDATION_ACCURACY
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.nasbench201_table import TABLE_DATA_SETS, Table, score
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport
+from nni_plugins.run.latency import latency_report, load_table, penalty_of
 from nni_plugins.run.networks import build_net, build_space, classifier_of
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
@@ -80,7 +81,8 @@ def evaluate_candidate(
     Returns
     -------
     dict
-        Flat numbers and texts; ``default`` is the validation accuracy after the last epoch, in percent.
+        Flat numbers and texts; ``default`` is the validation accuracy after the last epoch, in percent, less what
+        latency takes where the settings let it count. With a latency table, what it predicts and what was measured.
 
     Raises
     ------
@@ -93,6 +95,9 @@ def evaluate_candidate(
     """
     genotype = Genotype.from_sample(sample, settings.space)
     recipe = settings.retrain
+    table = load_table(settings, data)
+    penalty = penalty_of(table, settings)
+    lost = 0.0 if penalty is None else 100 * penalty.of(penalty.profile(dict(sample)))
     pl.seed_everything(settings.seed, verbose=False)
     net = build_net(genotype, settings, data, sample)
     module = classifier_of(net, settings, data)
@@ -108,7 +113,8 @@ def evaluate_candidate(
 
     def measure(trainer: pl.Trainer, *_: object) -> EpochRecord:
         validation = module.epoch_metrics("validation")
-        default = {DEFAULT: validation[VALIDATION_ACCURACY]}
+        accuracy = validation[VALIDATION_ACCURACY]
+        default = {DEFAULT: None if accuracy is None else accuracy - lost}
         return EpochRecord(trainer.current_epoch, {**default, **validation, **module.epoch_metrics("training")})
 
     report = EpochReport("evaluate", measure, on_epoch)
@@ -125,6 +131,7 @@ def evaluate_candidate(
         "seed": settings.seed,
         "parameters": count_parameters(net),
         "multiply_adds": count_multiply_adds(net.cpu(), data.in_channels, data.image_size),
+        **({} if table is None else latency_report(genotype, net, table, data)),
         "genotype": genotype.to_json(),
         "folder": str(out),
     }

@@ -27,6 +27,7 @@ from nni_plugins.methods.metric import (
 from nni_plugins.methods.spec import EpochEnd, Strategy
 from nni_plugins.report.collapse import SKIP, picked_operations, stop_epoch
 from nni_plugins.report.decision import epochs_unchanged, share_changed
+from nni_plugins.report.latency_table import LatencyTable
 from nni_plugins.report.nasbench201_table import Table, score
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_report import EpochRecord, History
@@ -36,6 +37,8 @@ from search_spaces import Genotype
 from search_spaces.operation_names import PARAMETER_FREE as WITHOUT_PARAMETERS
 
 _logger = logging.getLogger(__name__)
+
+PREDICTED_LATENCY = Metric("predicted_latency", "latency of the cell's network by the latency table, ms")
 
 
 class SearchMeasure:
@@ -49,6 +52,8 @@ class SearchMeasure:
         Measures what only its kind of search has.
     validation
         Batches of the architecture half, in order and without augmentation.
+    latency_table
+        Predicts the latency of every epoch's cell; None if that is not measured.
 
     Raises
     ------
@@ -59,12 +64,17 @@ class SearchMeasure:
     """
 
     def __init__(
-        self, settings: Settings, strategy: Strategy, validation: Iterable[tuple[torch.Tensor, torch.Tensor]]
+        self,
+        settings: Settings,
+        strategy: Strategy,
+        validation: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        latency_table: LatencyTable | None = None,
     ) -> None:
         self._space = settings.space
         self._recipe = settings.search
         self._strategy = strategy
         self._validation = validation
+        self._latency_table = latency_table
         self._table = None if settings.search.table is None else Table.load(settings.search.table)
         if self._table is not None and settings.space != "nasbench201":
             raise ValueError(
@@ -100,8 +110,12 @@ class SearchMeasure:
             CHANGED_SINCE_FIRST: share_changed(genotype, cells[0]),
             EPOCHS_UNCHANGED: epochs_unchanged(cells),
             **self._in_the_table(genotype),
+            **self._latency(genotype),
         }
         return EpochRecord(trainer.current_epoch, metrics, genotype.to_json())
+
+    def _latency(self, genotype: Genotype) -> Metrics:
+        return {} if self._latency_table is None else {PREDICTED_LATENCY: self._latency_table.predict(genotype)}
 
     def _in_the_table(self, genotype: Genotype) -> Metrics:
         if self._table is None:

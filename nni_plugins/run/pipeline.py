@@ -27,6 +27,7 @@ from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.initial_weights import InitialWeights
+from nni_plugins.run.latency import latency_report, load_table
 from nni_plugins.run.networks import build_net
 from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
 from nni_plugins.run.retrain import retrain
@@ -79,6 +80,11 @@ class RunResult:
             "parameters": self.report["parameters"],
             "multiply_adds": self.report["multiply_adds"],
             "onnx_latency_ms": latency["p50_ms"] if latency else -1.0,
+            **{
+                name: self.report["latency"][name]
+                for name in ("predicted_ms", "measured_ms")
+                if "latency" in self.report
+            },
             "deployment_passed": int(deployment["passed"]),
             "genotype": self.genotype.to_json(),
             "folder": str(self.folder),
@@ -203,6 +209,8 @@ def _retrain_and_export(
         "parameters_with_auxiliary_head": count_parameters(retrained.net, auxiliary=True),
         "multiply_adds": count_multiply_adds(retrained.net, data.in_channels, data.image_size),
     }
+    if (table := load_table(settings, data)) is not None:
+        report["latency"] = latency_report(found.genotype, retrained.net, table, data)
     genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
     curves = {
         name: [metrics.get(name, math.nan) for metrics in found.history]

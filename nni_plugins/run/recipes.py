@@ -84,6 +84,14 @@ class SearchRecipe(Recipe):
     table
         NAS-Bench-201 table (.npz). A search looks every epoch's cell up in it, for people only; a trial that evaluates
         one cell takes its validation accuracy in place of training.
+    latency_table
+        Table of operation times that ``nni-plugins latency`` has measured; what it predicts of every epoch's cell is
+        reported.
+    latency_weight, latency_target
+        Let latency count in the search: ``latency_weight * max(0, latency / latency_target - 1)`` is added to the loss
+        of the architecture step or of a candidate, the target in milliseconds. Without a target
+        ``latency_weight * (latency / typical - 1)``, relative to the mean over the space. A trial that evaluates one
+        cell takes a hundred times that from its accuracy in percent.
     """
 
     weights_fraction: float = setting(0.5, above=0, below=1)
@@ -94,9 +102,12 @@ class SearchRecipe(Recipe):
     hessian: bool = False
     hessian_stop: bool = False
     table: str | None = setting(None, none="no table")
+    latency_table: str | None = setting(None, none="no table")
+    latency_weight: float = setting(0.0, at_least=0)
+    latency_target: float | None = setting(None, above=0, none="the mean over the space")
 
     def check(self) -> None:
-        """Refuse shares of the training set that overlap, and what :class:`Recipe` refuses.
+        """Refuse shares of the training set that overlap, a latency without table, and what :class:`Recipe` refuses.
 
         Raises
         ------
@@ -109,6 +120,13 @@ class SearchRecipe(Recipe):
                 f"weights_fraction and architecture_fraction must add up to at most 1, since they share one training "
                 f"set, got {self.weights_fraction} and {self.architecture_fraction}."
             )
+        if self.latency_table is None and (self.latency_weight or self.latency_target is not None):
+            raise ValueError(
+                "latency_weight and latency_target need latency_table, a file that nni-plugins latency measures, got "
+                "none."
+            )
+        if self.latency_target is not None and not self.latency_weight:
+            raise ValueError("latency_target needs a latency_weight above 0, such as 1, got 0.")
 
 
 @dataclass(frozen=True)

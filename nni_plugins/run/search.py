@@ -17,6 +17,7 @@ from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.epoch_metrics import SearchMeasure, hessian_stop_epoch
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import genotype_of_epoch
+from nni_plugins.run.latency import load_table, penalty_of
 from nni_plugins.run.networks import build_space
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
@@ -49,10 +50,14 @@ def build_search(settings: Settings, data: ImageSet) -> SearchParts:
     Raises
     ------
     ValueError
-        If the strategy cannot search the space, or a setting does not fit the data.
+        If the strategy cannot search the space, or a setting does not fit the data; if the latency table is none, or
+        one of other networks.
     """
     pl.seed_everything(settings.seed, verbose=False)
     strategy, recipe = settings.make_strategy(), settings.search
+    table = load_table(settings, data)
+    if (penalty := penalty_of(table, settings)) is not None:
+        strategy.limit_latency(penalty)
     supernet: Any = strategy.mutate_model(build_space(settings, data))
     if recipe.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
@@ -66,7 +71,7 @@ def build_search(settings: Settings, data: ImageSet) -> SearchParts:
         augment_validation=recipe.augment_validation,
         channels_last=recipe.channels_last,
     )
-    return SearchParts(strategy, supernet, loaders, SearchMeasure(settings, strategy, loaders.validation))
+    return SearchParts(strategy, supernet, loaders, SearchMeasure(settings, strategy, loaders.validation, table))
 
 
 def search(

@@ -18,8 +18,11 @@ from search_spaces.genotype import Genotype
 
 _logger = logging.getLogger(__name__)
 
-ARCHITECTURE_LOSS = Metric("architecture_loss", "mean loss of the architecture steps, nats", unmeasured=0.0)
+ARCHITECTURE_LOSS = Metric(
+    "architecture_loss", "mean loss of the architecture steps with the latency penalty, nats", unmeasured=0.0
+)
 WEIGHTS_LOSS = Metric("weights_loss", "mean loss of the weight steps, nats")
+EXPECTED_LATENCY = Metric("expected_latency", "expected latency of the architecture parameters, ms", on_line=False)
 ALPHA_ENTROPY = Metric("alpha_entropy", "mean entropy of an edge's operation weights, nats")
 CHANGED_SINCE_INITIAL = Metric(
     "changed_since_initial", "share of the derived connections that the initial alpha's cell has not", on_line=False
@@ -41,6 +44,9 @@ def measure(module: BilevelModule, epoch: EpochEnd) -> Metrics:
         WEIGHTS_LOSS: losses.get("weights"),
         **_decision(module, epoch),
     }
+    if module.latency is not None:
+        with torch.no_grad():
+            metrics[EXPECTED_LATENCY] = float(module.latency.expected(module.architectures()))
     if epoch.consistency_batches:
         measured = consistency(module.model, itertools.islice(iter(epoch.validation), epoch.consistency_batches))
         metrics |= {DERIVED_ACCURACY: measured.derived, CONSISTENCY_GAP: measured.gap}

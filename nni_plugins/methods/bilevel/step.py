@@ -13,6 +13,7 @@ from torch import nn
 from nni_plugins.methods.bilevel.choices import Choices
 from nni_plugins.methods.bilevel.gradients import first_order, second_order, without_gradients
 from nni_plugins.methods.divergence import FiniteLosses
+from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
 
 
@@ -31,9 +32,13 @@ class BilevelModule(DartsLightningModule):
     initial_sample
         NNI's sample of the architecture that the initial parameters stand for, drawn anew from the same seed where a
         search resumes.
+    latency
+        Added to the loss of the architecture step; None for none.
     """
 
-    def __init__(self, training_module: LightningModule, choices: Choices) -> None:
+    def __init__(
+        self, training_module: LightningModule, choices: Choices, latency: LatencyPenalty | None = None
+    ) -> None:
         super().__init__(
             training_module,
             arc_learning_rate=choices.arch_learning_rate,
@@ -42,6 +47,7 @@ class BilevelModule(DartsLightningModule):
         )
         self.choices = choices
         self.initial_sample: dict[str, Any] = {}
+        self.latency = latency
         self._losses = FiniteLosses()
         self._epoch_losses: dict[str, list[torch.Tensor]] = {"architecture": [], "weights": []}
 
@@ -75,7 +81,8 @@ class BilevelModule(DartsLightningModule):
         alpha, w = self.arch_parameters(), self.weight_parameters()
 
         def validation() -> torch.Tensor:
-            return self._loss(batch["val"], 2 * batch_idx)
+            loss = self._loss(batch["val"], 2 * batch_idx)
+            return loss if self.latency is None else loss + self.latency.of(self.latency.expected(self.architectures()))
 
         def training() -> torch.Tensor:
             return self._loss(batch["train"], 2 * batch_idx + 1)

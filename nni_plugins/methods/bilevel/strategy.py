@@ -21,6 +21,7 @@ from nni_plugins.data import SearchLoaders
 from nni_plugins.methods.bilevel.choices import Choices
 from nni_plugins.methods.bilevel.metrics import measure
 from nni_plugins.methods.bilevel.step import BilevelModule
+from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.methods.metric import ALPHA_GAP, Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
 from nni_plugins.report.decision import DECIDED_GAP, rate_to_decide, rounded_up
@@ -55,6 +56,7 @@ class BilevelSearch(SearchMethod, DARTS):
 
     unused_settings: ClassVar[tuple[str, ...]] = ()
     choices: Choices
+    latency: LatencyPenalty | None = None
 
     def __init__(self, *, mutation_hooks: Sequence[Any] | None = None, **choices: Any) -> None:
         refuse_unknown(choices, Choices.names(), owner=f"{type(self).__name__} has")
@@ -109,6 +111,10 @@ class BilevelSearch(SearchMethod, DARTS):
         self.choices.trains.freeze(supernet)
         return supernet
 
+    def limit_latency(self, penalty: LatencyPenalty) -> None:
+        """Add ``penalty`` to the loss of every architecture step; to be called before the evaluator is made."""
+        self.latency = penalty
+
     def default_mutation_hooks(self) -> list[Any]:
         return [self._builder.hook, no_default_hook]
 
@@ -116,7 +122,7 @@ class BilevelSearch(SearchMethod, DARTS):
         return hook(module, name, memo, {})
 
     def configure_oneshot_module(self, training_module: LightningModule) -> BilevelModule:
-        return BilevelModule(training_module, self.choices)
+        return BilevelModule(training_module, self.choices, self.latency)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         refuse_many_devices(evaluator)

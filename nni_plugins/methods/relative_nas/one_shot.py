@@ -41,6 +41,7 @@ from torchvision.ops import StochasticDepth
 from nni_plugins.methods.bilevel.strategy import refuse_many_devices
 from nni_plugins.methods.bilevel.trainable import make_affine
 from nni_plugins.methods.divergence import ADVICE, Diverged
+from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.methods.metric import DECIDED, Metric, Metrics
 from nni_plugins.methods.relative_nas import slow_fast
 from nni_plugins.methods.relative_nas.encoding import Encoding
@@ -139,6 +140,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
 
     extra_epochs: ClassVar[int] = 1
     choices: WeightSetChoices
+    latency: LatencyPenalty | None = None
 
     def __init__(self, *, mutation_hooks: list[Any] | None = None, **choices: Any) -> None:
         refuse_unknown(choices, WeightSetChoices.names(), owner=f"{type(self).__name__} has")
@@ -190,7 +192,15 @@ class RelativeNAS(SearchMethod, RandomOneShot):
 
     def configure_oneshot_module(self, training_module: LightningModule) -> WeightSetModule:
         """Wrap the evaluator's module."""
-        return WeightSetModule(training_module, self.choices, self._encoding)
+        return WeightSetModule(training_module, self.choices, self._encoding, self.latency)
+
+    def limit_latency(self, penalty: LatencyPenalty) -> None:
+        """Compare candidates by validation loss plus ``penalty``; to be called before the evaluator is made.
+
+        Not in the paper. A sum, rather than the feasible candidate first, since it means the same as in the gradient
+        methods, and still tells two candidates apart that are both too slow.
+        """
+        self.latency = penalty
 
     def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
         """Return loss and accuracy of the training steps, and what the generation has come to."""
@@ -293,6 +303,8 @@ class WeightSetModule(BaseOneShotLightningModule):
         Settings.
     encoding
         From genes to architectures of the space.
+    latency
+        Added to a candidate's validation loss; None for nothing.
 
     Attributes
     ----------
@@ -302,9 +314,16 @@ class WeightSetModule(BaseOneShotLightningModule):
         NNI's sample of the candidate with the lowest validation loss in the last generation.
     """
 
-    def __init__(self, training_module: LightningModule, choices: WeightSetChoices, encoding: Encoding) -> None:
+    def __init__(
+        self,
+        training_module: LightningModule,
+        choices: WeightSetChoices,
+        encoding: Encoding,
+        latency: LatencyPenalty | None = None,
+    ) -> None:
         super().__init__(training_module)
         self.choices = choices
+        self.latency = latency
         self.encoding = encoding
         self.state = choices.start(encoding.upper, seed=int(torch.randint(2**31, ())))
         self.best: dict[str, Any] = {}
@@ -386,6 +405,9 @@ class WeightSetModule(BaseOneShotLightningModule):
         self._batch_losses.append([float(loss) for loss, _ in self._validation])
         total = sum(float(loss) * size for loss, size in self._validation)
         loss = total / sum(size for _, size in self._validation)
+        if self.latency is not None:
+            sample = self._samples[self._order[len(self.losses)]]
+            loss += self.latency.of(self.latency.profile(sample))
         self._validation = []
         self.losses.append(loss if math.isfinite(loss) else math.inf)
         self._members.append(_Trained(self.losses[-1], self._weight_set.operations(), self._weight_set.trunk()))

@@ -11,7 +11,9 @@ import pytest
 
 from nni_plugins.cli import main
 from nni_plugins.data import ImageData, load_data
+from nni_plugins.deploy.latency import machine
 from nni_plugins.methods.relative_nas.encoding import search_space_encoding
+from nni_plugins.report.latency_table import Cell, LatencyTable, places
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.settings import Settings
@@ -95,6 +97,21 @@ def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: s
     assert first["parameters"] > 0 and first["multiply_adds"] > 0
     genotype = Genotype.load(tmp_path / "out" / "genotype.json")
     assert genotype == Genotype.from_json(first["genotype"]) and genotype.to_sample() == CELL
+
+
+def test_latency_takes_points_from_a_candidate(tiny_data: str, tmp_path: Path) -> None:
+    cells = (Cell("cell", 4, 8, 1), Cell("cell", 8, 4, 1), Cell("cell", 16, 2, 1))
+    times = {place: 1.0 for place in places("nasbench201", cells)}
+    table = LatencyTable("nasbench201", cells, times, 2.0, 1.0, machine(), "1.0")
+    (tmp_path / "t.json").write_text(table.to_json())
+    limit = {"latency_table": str(tmp_path / "t.json"), "latency_weight": 0.5, "latency_target": 10}
+    data = load_data(tiny_data)
+    plain = evaluate_candidate(CELL, settings(tiny_data), data, out=tmp_path / "out", work=tmp_path / "a")
+    found = evaluate_candidate(CELL, settings(tiny_data, **limit), data, out=tmp_path / "out", work=tmp_path / "b")
+    assert found["predicted_ms"] == pytest.approx(2 + 3 * 6)
+    assert found["error"] == pytest.approx(found["predicted_ms"] / found["measured_ms"] - 1)
+    assert found["validation_accuracy"] == plain["validation_accuracy"]
+    assert found["default"] == pytest.approx(plain["default"] - 100 * 0.5 * (20 / 10 - 1))
 
 
 TABLE: dict[str, Any] = {
