@@ -36,6 +36,7 @@ from nni_plugins.run.pipeline import run, run_retraining
 from nni_plugins.run.retrain import retraining_settings
 from nni_plugins.run.scaling import advice_on_deciding, scaled_to
 from nni_plugins.run.settings import Settings, by_section
+from nni_plugins.run.trial_record import TrialRecord
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code, is_own, own
@@ -138,18 +139,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     try:
         with stopping_on_signals():
-            return _run(arguments)
+            return _run(arguments, sys.argv[1:] if argv is None else argv)
     except Stopped as stopped:
         return say_stopped(
             stopped, f"nnictl resume, or this command with NNI_OUTPUT_DIR={work_folder()}, resumes the trial."
         )
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     try:
         if arguments.threads is not None:
             set_threads(arguments.threads)
-        parameters = nni.get_next_parameter() or {}
+        parameters = parameters_of_trial(arguments, words)
         allow_own_code(arguments)
         work = evaluate_cell if arguments.evaluate else search_cell if arguments.retrain is None else retrain_cell
         final = work(parameters, arguments)
@@ -157,6 +158,25 @@ def _run(arguments: argparse.Namespace) -> int:
         return complain(error)
     nni.report_final_result(final)
     return 0
+
+
+def parameters_of_trial(arguments: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    """Return what NNI asks of this trial and leave it in the work folder, or return what it has asked there before.
+
+    So a trial whose folder has been brought to another machine is finished by its command alone.
+
+    Parameters
+    ----------
+    arguments, words
+        The command line, parsed and as it was given.
+    """
+    parameters = dict(nni.get_next_parameter() or {})
+    if not _is_of_nni():
+        record = TrialRecord.read(work_folder())
+        return parameters if record is None else record.parameters
+    command = ("python", "-m", "nni_plugins.trial", *words)
+    TrialRecord(_name(), parameters, command, str(result_folder(arguments).absolute())).write(work_folder())
+    return parameters
 
 
 def set_threads(threads: int) -> None:
@@ -236,7 +256,16 @@ def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) 
 
 def result_folder(arguments: argparse.Namespace) -> Path:
     """Return where this trial's results go."""
-    return Path(arguments.exported) / f"{nni.get_experiment_id()}-{nni.get_trial_id()}"
+    record = None if _is_of_nni() else TrialRecord.read(work_folder())
+    return Path(arguments.exported) / (_name() if record is None else record.name)
+
+
+def _name() -> str:
+    return f"{nni.get_experiment_id()}-{nni.get_trial_id()}"
+
+
+def _is_of_nni() -> bool:
+    return "NNI_PLATFORM" in os.environ
 
 
 def work_folder() -> Path:

@@ -41,6 +41,7 @@ COMMANDS = (
     "score",
     "latency",
     "list",
+    "collect",
     "doctor",
     "leftovers",
 )
