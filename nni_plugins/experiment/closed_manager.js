@@ -7,17 +7,19 @@
  *   Sec-Fetch-Site: cross-site requests; text/plain bodies: requests that browsers send without asking first);
  * - paths cannot leave the experiment's folder;
  * - only the tuner that this manager has started may speak to it as the tuner: not one that outlived a killed manager;
- * - a tuner that starts slowly is waited for, and one that ends while starting is noticed at once.
+ * - a tuner that starts slowly is waited for, and one that ends while starting is noticed at once;
+ * - remote machines: see remote_workers.js.
  */
 'use strict';
 
 const childProcess = require('child_process');
 const crypto = require('crypto');
 const http = require('http');
-const net = require('net');
 const path = require('path');
 
-const LOOPBACK = '127.0.0.1';
+const { LOOPBACK, listenOnLoopback } = require('./listen_on_loopback.js');
+const { makeWhole, reasonToRefuseWorker } = require('./remote_workers.js');
+
 const OWN_NAMES = new Set(['localhost', LOOPBACK, '[::1]']);
 const SECONDS_FOR_THE_TUNER = 300;
 
@@ -25,20 +27,7 @@ const main = process.argv[1] ?? '';
 if (main.endsWith(path.join('nni_node', 'main.js'))) {
     listenOnLoopback();
     refuseForeignRequests(watchTuner());
-}
-
-function listenOnLoopback() {
-    const listen = net.Server.prototype.listen;
-    net.Server.prototype.listen = function (where, ...rest) {
-        const callback = [where, ...rest].find((argument) => typeof argument === 'function');
-        if (where !== null && typeof where === 'object') {
-            return listen.call(this, 'port' in where ? { ...where, host: LOOPBACK } : where, ...rest);
-        }
-        if (typeof where === 'string' && Number.isNaN(Number(where))) {
-            return listen.call(this, where, ...rest); // a local socket's path
-        }
-        return listen.call(this, { port: Number(where === callback ? 0 : where ?? 0), host: LOOPBACK }, callback);
-    };
+    setImmediate(() => makeWhole(path.dirname(main))); // when the manager's own modules are loaded
 }
 
 /* Replaces emit, and not each server's listeners, so that nothing of NNI's sees a request before it is judged. */
@@ -48,7 +37,10 @@ function refuseForeignRequests(tunerKey) {
         if (!(request instanceof http.IncomingMessage)) {
             return emit.call(this, event, request, reply, ...rest);
         }
-        const refusal = reasonToRefuse(request) ?? (event === 'upgrade' ? reasonToRefuseTuner(request, tunerKey) : null);
+        const refusal =
+            reasonToRefuse(request) ??
+            (event === 'upgrade' ? reasonToRefuseTuner(request, tunerKey) : null) ??
+            reasonToRefuseWorker(request, event);
         if (refusal === null) {
             return emit.call(this, event, request, reply, ...rest);
         }

@@ -33,8 +33,9 @@ from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
 from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import SearchResult, search
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.work_folder import Stage, claim, leave, reserved
+from nni_plugins.run.work_folder import Stage, claim, leave
 from nni_plugins.tools.atomic_files import atomic_write
+from nni_plugins.tools.folder_lock import reserved
 from search_spaces import Genotype
 
 _logger = logging.getLogger(__name__)

@@ -2,8 +2,7 @@
 
 Each stage (search, retraining, evaluation) has a sub-folder with its checkpoints and ``settings.json``: the settings
 that the stage depends on, the SHA-256 of the data, and the numbers of CPU threads that computed it so far. So a run
-whose retraining is set otherwise still has its search. ``run.lock`` is locked by the operating system, so that the lock
-ends with the process that holds it, however that ends; ``run.holder`` names the process.
+whose retraining is set otherwise still has its search. ``run.lock`` is the folder's lock.
 """
 
 from __future__ import annotations
@@ -12,27 +11,21 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from filelock import FileLock, Timeout
 
 from nni_plugins.run.checkpoint import checkpoints
 from nni_plugins.run.settings import Settings
-from nni_plugins.tools.atomic_files import atomic_write, clear_killed, naming_a_full_disk, strict_json
+from nni_plugins.tools.atomic_files import atomic_write, naming_a_full_disk, strict_json
+from nni_plugins.tools.folder_lock import locked, reserved
 from search_spaces import Genotype
 
 _logger = logging.getLogger(__name__)
-
-WORKERS_OUTLIVE = 10.0
-"""Seconds for which the data loader's workers of a killed process may hold its lock: they look for it every five."""
 
 
 @contextlib.contextmanager
@@ -59,68 +52,6 @@ def claim(work: Path, *, out: Path | None = None) -> Iterator[None]:
             held.enter_context(reserved(out))
         held.enter_context(naming_a_full_disk(work))
         yield
-
-
-@contextlib.contextmanager
-def reserved(out: Path) -> Iterator[None]:
-    """Hold the result folder ``out``, which need not exist, by a hidden lock file beside it; see :func:`locked`.
-
-    What killed processes have left of an export to ``out`` is cleared.
-    """
-    with locked(out, out.with_name(f".{out.name}.lock")):
-        clear_killed(out)
-        yield
-
-
-@contextlib.contextmanager
-def locked(folder: Path, lock_file: Path) -> Iterator[None]:
-    """Hold ``folder`` inside the block; a file beside ``lock_file``, with the ending ``.holder``, names this process.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process holds it.
-    OSError
-        If the file system has no locks.
-    """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock, holder_file = FileLock(lock_file), lock_file.with_suffix(".holder")
-    try:
-        lock.acquire(timeout=WORKERS_OUTLIVE if _has_died(_read_holder(holder_file)) else 0)
-    except Timeout:
-        raise BlockingIOError(
-            f"{folder} is in use by {_read_holder(holder_file) or 'another process'}; wait until it ends, or end it, "
-            "then run the same again."
-        ) from None
-    except NotImplementedError:
-        raise OSError(f"The file system of {folder} cannot lock files; choose a folder on another one.") from None
-    try:
-        # not inside the lock file, which filelock empties whenever a process asks for the lock
-        atomic_write(holder_file, strict_json({"host": socket.gethostname(), "pid": os.getpid()}, indent=None))
-        yield
-    finally:
-        holder_file.unlink(missing_ok=True)
-        lock.release()
-
-
-@dataclass(frozen=True)
-class _Holder:
-    host: str
-    pid: int
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-
-def _read_holder(path: Path) -> _Holder | None:
-    try:
-        return _Holder(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # the holder has not written it yet, or the disk damaged it
-        return None
-
-
-def _has_died(holder: _Holder | None) -> bool:
-    return holder is not None and holder.host == socket.gethostname() and not psutil.pid_exists(holder.pid)
 
 
 @dataclass(frozen=True)

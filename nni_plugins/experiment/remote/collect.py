@@ -27,8 +27,8 @@ from nni_plugins.experiment.remote import listing
 from nni_plugins.experiment.remote.machine import LostConnectionError, Machine, connected, run_python
 from nni_plugins.experiment.remote.records import RemoteExperiment, RemoteTrial, read_experiment
 from nni_plugins.run.trial_record import TRIAL_RECORD, TrialRecord
-from nni_plugins.run.work_folder import locked, reserved
 from nni_plugins.tools.atomic_files import atomic_directory, naming_a_full_disk
+from nni_plugins.tools.folder_lock import locked, reserved
 
 _CHUNK = 4 << 20
 _ATTEMPTS = 3  # a running trial may replace a file between its listing and its copy

@@ -21,8 +21,9 @@ from PIL import Image
 
 from nni_plugins.data import ImageData, load_data
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.work_folder import Stage, claim, leave, locked, reserved
+from nni_plugins.run.work_folder import Stage, claim, leave
 from nni_plugins.tools.atomic_files import FullDiskError
+from nni_plugins.tools.folder_lock import locked, reserved
 from search_spaces import published
 
 
@@ -235,7 +236,7 @@ def hold(folder: Path, more: str = "") -> subprocess.Popen[str]:
     script = f"""
         import os, time
         from pathlib import Path
-        from nni_plugins.run.work_folder import locked
+        from nni_plugins.tools.folder_lock import locked
         with locked(Path({str(folder)!r}), Path({str(folder)!r}) / "run.lock"):
             {more}
             print("holds", flush=True)
