@@ -51,7 +51,6 @@ function makeWhole(nni) {
     const { Worker } = load('training_service/remote_v3/worker');
     const { RemoteTrainingServiceV3 } = load('training_service/remote_v3/remote');
     const { V3asV1 } = load('training_service/v3/compat');
-    const { getRpcHelper } = load('common/command_channel/rpc_util');
     const log = load('common/log').getLogger('RemoteWorkers');
     checkHostKeys(Client, log);
     prepareMachines(Ssh);
@@ -60,7 +59,7 @@ function makeWhole(nni) {
     V3asV1.prototype.start = function () {
         if (this.v3 instanceof RemoteTrainingServiceV3) {
             useMachinesAgain(this.v3, log);
-            rerunLostTrials(this, getRpcHelper, log);
+            rerunLostTrials(this, { load, log });
         }
         return start.call(this);
     };
@@ -202,7 +201,9 @@ function tarball(name) {
     return require(path.join(path.dirname(process.argv[1]), 'common', 'tarball')).getTarballPath(name);
 }
 
-function rerunLostTrials(manager, getRpcHelper, log) {
+function rerunLostTrials(manager, { load, log }) {
+    const { getRpcHelper } = load('common/command_channel/rpc_util');
+    const records = load('common/ioc_shim').IocShim.get(load('common/datastore').DataStore);
     const service = manager.v3;
     const sent = new Map();
 
@@ -251,6 +252,8 @@ function rerunLostTrials(manager, getRpcHelper, log) {
                     const folder = trial.url.replace(/^.*?:/, '').replace(trial.envId, environment);
                     trial.envId = environment;
                     trial.url = `${host}:${folder}`;
+                    // NNI records a change of status alone.
+                    await records.storeTrialJobEvent('RUNNING', trial.id, undefined, trial);
                     return;
                 }
             } catch (error) {
