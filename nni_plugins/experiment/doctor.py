@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -441,13 +441,23 @@ def main(port: int = NNICTL_PORT) -> int:
     console = Console()
     with console.status("Importing what a search needs ..."):
         findings = diagnose(port)
+    show(console, findings)
+    if not is_closed():
+        console.print("Before nnictl create, resume or view, so that NNI's page is closed to other machines:")
+        console.print(f"  {export_line()}", markup=False, highlight=False, soft_wrap=True)
+    return show_fixes(console, findings)
+
+
+def show(console: Console, findings: Sequence[Finding]) -> None:
+    """Print what was found, as a table."""
     table = Table("check", "", "finding")
     for finding in findings:
         table.add_row(finding.name, "[green]ok[/]" if finding.ok else "[red]FAILS[/]", escape(finding.detail))
     console.print(table)
-    if not is_closed():
-        console.print("Before nnictl create, resume or view, so that NNI's page is closed to other machines:")
-        console.print(f"  {export_line()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_fixes(console: Console, findings: Sequence[Finding]) -> int:
+    """Print the command that fixes each failure; return the exit status, 0 only when all is well."""
     failures = [finding for finding in findings if not finding.ok]
     if not failures:
         console.print("All is well.")

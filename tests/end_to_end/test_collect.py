@@ -1,4 +1,4 @@
-"""``nni-plugins collect`` over real SSH connections, from what NNI's files say of an experiment."""
+"""``nni-plugins collect`` and ``doctor --remote`` over real SSH connections; NNI's part is only its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from nni_plugins.experiment.remote import collect, listing
+from nni_plugins.experiment.remote.checkup import diagnose_remote
 from nni_plugins.experiment.remote.machine import Machine, UnreachableError
 from nni_plugins.experiment.remote.records import RemoteExperiment, read_experiment
 from nni_plugins.run.trial_record import TrialRecord
-from tests.end_to_end.experiment import ENVIRONMENT
+from tests.end_to_end.experiment import BIN, ENVIRONMENT
 from tests.end_to_end.machines import TestMachine, accept, machines, make_key, needs_sshd
 
 pytestmark = needs_sshd
@@ -251,6 +252,14 @@ def test_the_command_tells_what_is_home_and_what_is_not(
     unknown = command(recorded.home, "collect", "nothing", "--out", str(tmp_path / "exported"))
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("nni-plugins: NNI knows of no experiment 'nothing' on this machine;")
+
+
+def test_doctor_tells_what_a_machine_lacks_over_a_real_connection(two: list[TestMachine], home: Path) -> None:
+    machine = Machine.of_nni(two[0].entry())
+    findings = {finding.name: finding for finding in diagnose_remote(machine)}
+    assert all(finding.ok for name, finding in findings.items() if name != "disk"), findings
+    assert findings["Python"].detail.endswith(str(BIN / "python3"))
+    assert findings["experiment folder"].detail == str(two[0].home / "nni-experiments")
 
 
 def problem_of(recorded: Recorded, machine: TestMachine, tmp_path: Path, **changes: Any) -> str:
