@@ -17,7 +17,7 @@ const crypto = require('crypto');
 const http = require('http');
 const path = require('path');
 
-const { LOOPBACK, listenOnLoopback } = require('./listen_on_loopback.js');
+const { LOOPBACK, listenOnLoopback } = require('./trial_keeper.js');
 const { makeWhole, reasonToRefuseWorker } = require('./remote_workers.js');
 
 const OWN_NAMES = new Set(['localhost', LOOPBACK, '[::1]']);

@@ -5,7 +5,7 @@
  * - a machine has to show a host key that ~/.ssh/known_hosts has of it (NNI takes any);
  * - machines call the manager back through the SSH connection that it has to them: no port is opened to a network. What
  *   comes through is let in to the machines' own channel alone, with a key that each machine is given;
- * - what keeps the trials of a machine listens on 127.0.0.1 there;
+ * - what keeps the trials of a machine listens on 127.0.0.1 there, and its trials end with it (trial_keeper.js);
  * - NNI does not upgrade packages of the machines;
  * - a connection that broke is made again, and a machine that comes back is used again;
  * - a trial whose machine is lost is done again by another, under its name and with its parameters (NNI calls it, and
@@ -22,13 +22,13 @@ const path = require('path');
 const timers = require('timers/promises');
 const { promisify } = require('util');
 
-const { LOOPBACK } = require('./listen_on_loopback.js');
+const { LOOPBACK } = require('./trial_keeper.js');
 
 const KEEP_ALIVE = { keepaliveInterval: 5000, keepaliveCountMax: 3 };
 const SECONDS_UNTIL_NEXT_TRY = 10;
 const UPGRADE = '-m pip install nni --upgrade';
 const LAUNCH = /launch_trial_keeper (.*)$/;
-const KEEPER_OPTIONS = 'listen_on_loopback.js';
+const KEEPER_FILE = 'trial_keeper.js';
 
 const key = crypto.randomBytes(16).toString('hex');
 const tunnelled = new Set(); // local ports of connections that come from the machines
@@ -106,8 +106,8 @@ function prepareMachines(Ssh) {
         if (folder === undefined) {
             return await run.call(this, command);
         }
-        const file = path.join(folder, KEEPER_OPTIONS);
-        await this.writeFile(file, fs.readFileSync(path.join(__dirname, KEEPER_OPTIONS)));
+        const file = path.join(folder, KEEPER_FILE);
+        await this.writeFile(file, fs.readFileSync(path.join(__dirname, KEEPER_FILE)));
         return await run.call(this, `NODE_OPTIONS='--require "${file}"' ${command}`);
     };
 }

@@ -317,5 +317,46 @@ def test_a_machine_cannot_write_outside_the_trials_folder(
     assert not (tmp_path / "out").exists()
 
 
+def trial(work: Path, exported: Path, data: str) -> subprocess.Popen[str]:
+    settings = (
+        "epochs=4", "batch_size=16", "space.channels=4", "retrain.epochs=1", "retrain.batch_size=16",
+        "retrain.cutout=0", "net.channels=4", "net.deep_cells=0", "net.enhancement_cells=1",
+    )  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-W", "ignore", "-m", "nni_plugins.trial", "--data", data, *words]
+    environment = {**ENVIRONMENT, "NNI_OUTPUT_DIR": str(work)}
+    return subprocess.Popen([*command, "--exported", str(exported)], env=environment, text=True)
+
+
+def test_a_search_interrupted_on_one_machine_ends_on_another_with_the_same_result(
+    recorded: Recorded, two: list[TestMachine], tmp_path: Path, tiny_data: str
+) -> None:
+    # What NNI gave the trial is not on its command line.
+    asked = {"strategy": "bnas_d", "seed": 5}
+    away, home = recorded.trial("cut", two[0], "FAILED"), tmp_path / "exported"
+    TrialRecord(f"{NAME}-cut", asked, ("python",), str(two[0].home / "results" / "cut")).write(away)
+    killed = trial(away, two[0].home / "results", tiny_data)
+    deadline = time.monotonic() + 300
+    while not (away / "search" / "epoch-0002.ckpt").exists():
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert not (away / "search" / "epoch-0004.ckpt").exists(), "the search ended before it was killed"
+
+    collected = collect.collect_trial(recorded.read(), "cut", home)
+    assert collected.problem == "" and collected.work is not None and collected.result is None
+    assert trial(collected.work, home, tiny_data).wait(300) == 0
+
+    whole = tmp_path / "whole.run"
+    TrialRecord("whole", asked, ("python",), "").write(whole)
+    assert trial(whole, home, tiny_data).wait(300) == 0
+    resumed, uninterrupted = home / f"{NAME}-cut", home / "whole"
+    report = json.loads((resumed / "report.json").read_text())
+    assert (report["settings"]["strategy"], report["seed"]) == ("bnas_d", 5)
+    for name in ("genotype.json", "weights.safetensors"):
+        assert (resumed / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
 def test_unreachable_is_an_operating_systems_error() -> None:
     assert issubclass(UnreachableError, OSError)
