@@ -136,6 +136,7 @@ function callBackThroughSsh(Worker) {
             this.log.error('The connection cannot be made again:', error.message);
             return false;
         }
+        this.log.info(`${this.config.host} is connected again.`);
         return await checkAlive.call(this);
     };
 }

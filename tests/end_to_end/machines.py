@@ -120,6 +120,14 @@ class TestMachine:
                 found.extend(process.children(recursive=True))
         return list(dict.fromkeys(found))
 
+    def trials(self) -> set[str]:
+        """NNI's names of the trials of which there are processes on it."""
+        names = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                names.add(process.environ().get("NNI_TRIAL_JOB_ID", ""))
+        return names - {""}
+
     def cut(self) -> None:
         """Break all connections to it, at once; its server stays."""
         if self._server is not None and self._server.poll() is None:
