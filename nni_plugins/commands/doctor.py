@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 
 HELP = "check what usually breaks in the installation, here or on a remote machine"
-PARSER = {
-    "description": "Check the installation and tell each fix; exit status 0 only when all is well."
-}
+PARSER = {"description": "Check the installation and tell each fix; exit status 0 only when all is well."}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,10 +36,15 @@ def listing(folder: str, record: str) -> dict[str, Any]:
         folder that is not there is None.
     """
     work = Path(folder).expanduser()
-    result = None
-    if (work / record).is_file():
-        result = Path(json.loads((work / record).read_text())["result"])
+    result = _result_of(work / record)
     return {"work": _contents(work), "result": None if result is None else _contents(result)}
+
+
+def _result_of(record: Path) -> Path | None:
+    try:
+        return Path(json.loads(record.read_text())["result"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a trial that is none of ours
+        return None
 
 
 def _contents(folder: Path) -> dict[str, Any] | None:

@@ -17,6 +17,10 @@ import asyncssh
 KNOWN_HOSTS = (".ssh", "known_hosts")
 """Below the home folder: where OpenSSH's client keeps the keys of the machines that a person has accepted."""
 
+_LOST = (
+    asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.ChannelOpenError, asyncssh.SFTPConnectionLost,
+    asyncssh.SFTPNoConnection, ConnectionError,
+)  # fmt: skip
 _SECONDS_TO_CONNECT = 30
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 10
 
@@ -111,6 +115,7 @@ async def connected(machine: Machine) -> AsyncIterator[asyncssh.SSHClientConnect
             username=machine.user,
             passphrase=machine.passphrase,
             password=machine.password,
+            ignore_encrypted=machine.passphrase is None,  # then ssh-agent may have it
             connect_timeout=_SECONDS_TO_CONNECT,
             login_timeout=_SECONDS_TO_CONNECT,
             keepalive_interval=_SECONDS_BETWEEN_SIGNS_OF_LIFE,
@@ -123,19 +128,22 @@ async def connected(machine: Machine) -> AsyncIterator[asyncssh.SSHClientConnect
             f"{machine} does not let you in; make {_ssh(machine)} work without a password: "
             f"ssh-copy-id -p {machine.port} {machine.user}@{machine.host}"
         ) from None
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+    except asyncssh.KeyImportError as error:
         raise UnreachableError(
-            f"The key {machine.key_file or 'in ~/.ssh'} cannot be used for {machine} ({error}); give its passphrase to "
-            "ssh-agent with ssh-add, and name no other key."
+            f"The key {machine.key_file or 'in ~/.ssh'} cannot be used for {machine} ({error}); name a private key of "
+            "OpenSSH's, such as ssh-keygen -t ed25519 makes."
         ) from None
     except (OSError, asyncssh.Error) as error:
         raise UnreachableError(f"{machine} cannot be reached ({error}); does {_ssh(machine)} work?") from None
     try:
         async with connection:
             yield connection
-    except (asyncssh.ConnectionLost, asyncssh.DisconnectError, asyncssh.ChannelOpenError, BrokenPipeError,
-            ConnectionError, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:  # fmt: skip
+    except _LOST as error:
         raise LostConnectionError(f"The connection to {machine} broke ({error}).") from error
+    except asyncssh.Error as error:
+        raise UnreachableError(
+            f"{machine} refuses what is needed ({error}); it has to allow commands and SFTP."
+        ) from error
 
 
 def _ssh(machine: Machine) -> str:
@@ -178,9 +186,11 @@ async def run_python(
     OSError
         If there is no Python, or the file fails there.
     """
-    done = await connection.run(
-        machine.python_command("-", *words), input=script.read_text(), check=False, timeout=seconds, errors="replace"
-    )
+    command = machine.python_command("-", *words)
+    try:
+        done = await connection.run(command, input=script.read_text(), check=False, timeout=seconds, errors="replace")
+    except asyncssh.TimeoutError:
+        raise OSError(f"{machine} takes longer than {seconds:.0f} s to answer; run the same command again.") from None
     output, complaint = str(done.stdout or ""), str(done.stderr or "")
     lines: Sequence[str] = output.strip().splitlines()
     if done.exit_status or not lines:

@@ -124,7 +124,7 @@ def machines_of(params: Mapping[str, Any], experiment: str) -> tuple[Machine, ..
     return tuple(Machine.of_nni(entry) for entry in machines)
 
 
-# https://HOST is what NNI writes of neither training service: HOST:FOLDER of its own, file://HOST:FOLDER in reuse mode.
+# HOST:FOLDER of the trial; in reuse mode file://HOST:FOLDER of what runs trials there.
 _PLACE = re.compile(r"(file://)?(.+?):([~/].*)")
 
 
