@@ -27,7 +27,10 @@ def combinations(space: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_example_is_accepted_by_nni(path: Path) -> None:
+def test_example_is_accepted_by_nni(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "id_ed25519").touch()  # NNI looks for the key that the examples for remote machines name
     config = ExperimentConfig.load(path).canonical_copy()
     assert config.max_trial_number, "without maxTrialNumber NNI never ends"
     assert Path(config.trial_code_directory) == ROOT
