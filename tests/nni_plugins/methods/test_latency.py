@@ -22,6 +22,7 @@ from nni_plugins.supernet.threshold import SparseThreshold
 from search_spaces.cell_graph import CellGraph
 from search_spaces.registry import space_spec
 from tests.nni_plugins.latency_tables import SMALL, table_of
+from tests.nni_plugins.methods.conformance import timeless
 
 OPERATIONS = ("none", "skip_connect", "sep_conv_3x3")
 GRAPH = CellGraph(OPERATIONS, num_inputs=2, num_nodes=1, connections=1)
@@ -112,13 +113,10 @@ ONE_STEP = {
     "epochs": 2, "batch_size": 16, "lr": 0.01, "space.channels": 4, "space.deep_cells": 0,
     "space.enhancement_cells": 1, "consistency_batches": 0, **SMALL,
 }  # fmt: skip
-STRATEGIES = {
-    "bnas_d": {"arch_learning_rate": 0.1},
+STRATEGIES: dict[str, dict[str, Any]] = {
     "bnas_v2_clr": {"arch_learning_rate": 0.1},
     "bnas_v2_pc": {"arch_learning_rate": 0.1, "warmup_epochs": 0, "space.channels": 8},
-    "darts": {"arch_learning_rate": 0.1},
     "darts_second_order": {"arch_learning_rate": 0.1},
-    "pc_darts": {"arch_learning_rate": 0.1, "warmup_epochs": 0, "space.channels": 8},
     "rf_darts": {"arch_learning_rate": 0.1},
     "entrannas": {"arch_learning_rate": 0.1},
     "relative_nas": {"cutout": 0, "population_size": 4, "drop_path": 0.0, "population_seed": 1},
@@ -127,9 +125,9 @@ STRATEGIES = {
 
 def settings_of(data: str, table: Path, strategy: str, weight: float) -> Settings:
     table.write_text(table_of(machine=machine()).to_json())
-    own = {name: value for name, value in STRATEGIES[strategy].items()}
-    unused = {"consistency_batches"} if strategy == "relative_nas" else set()
-    overrides = {name: value for name, value in {**ONE_STEP, **own}.items() if name not in unused}
+    overrides: dict[str, Any] = {**ONE_STEP, **STRATEGIES[strategy]}
+    if strategy == "relative_nas":
+        del overrides["consistency_batches"]
     return Settings.of(
         strategy=strategy,
         data=data,
@@ -138,16 +136,13 @@ def settings_of(data: str, table: Path, strategy: str, weight: float) -> Setting
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_heavy_weight_finds_a_faster_cell(strategy: str, tiny_data: str, tmp_path: Path) -> None:
-    data = load_data(tiny_data)
-    found = {
-        weight: search(settings_of(tiny_data, tmp_path / "t.json", strategy, weight), data, tmp_path / str(weight))
-        for weight in (0.0, 1000.0)
-    }
-    free, heavy = (table_of().predict(result.genotype) for result in found.values())
-    assert heavy < free
-    assert found[1000.0].history[-1]["predicted_latency"] == pytest.approx(heavy)
-    assert ("expected_latency" in found[1000.0].history[-1]) == (strategy != "relative_nas")
+def test_a_heavy_weight_finds_a_cell_faster_than_most(strategy: str, tiny_data: str, tmp_path: Path) -> None:
+    settings = settings_of(tiny_data, tmp_path / "t.json", strategy, weight=1000.0)
+    found = search(settings, load_data(tiny_data), tmp_path / "search")
+    latency = table_of().predict(found.genotype)
+    assert latency < 0.9 * table_of().typical_ms()
+    assert found.history[-1]["predicted_latency"] == pytest.approx(latency)
+    assert ("expected_latency" in found.history[-1]) == (strategy != "relative_nas")
 
 
 class Killed(Exception):
@@ -167,8 +162,7 @@ def test_a_killed_search_resumes_to_the_same_result(strategy: str, tiny_data: st
         search(settings, data, tmp_path / "killed", kill)
     again = search(settings, data, tmp_path / "killed")
     assert again.genotype == whole.genotype
-    for one, other in zip(again.history, whole.history, strict=True):
-        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    assert timeless(again.history) == timeless(whole.history)
 
 
 def test_the_table_of_another_machine_is_taken_and_told(
@@ -176,7 +170,7 @@ def test_the_table_of_another_machine_is_taken_and_told(
 ) -> None:
     from nni_plugins.run.latency import load_table
 
-    settings, data = settings_of(tiny_data, tmp_path / "t.json", "bnas_d", 1.0), load_data(tiny_data)
+    settings, data = settings_of(tiny_data, tmp_path / "t.json", "bnas_v2_clr", 1.0), load_data(tiny_data)
     with caplog.at_level(logging.WARNING):
         assert load_table(settings, data) is not None and not caplog.records
         (tmp_path / "t.json").write_text(table_of().to_json())
