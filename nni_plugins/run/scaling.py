@@ -6,8 +6,9 @@
 
 Not stated in any of the papers. Measured for the search on digits as a set of one's own (BNAS-D, NAS-Bench-201's space,
 C = 4, batch 64, 50 epochs, seed 1): with the scaled rate of 0.025 the supernet came to 96.8 % and alpha decided (gap
-0.32), with the published 0.1 to 93.6 % and it did not (0.05). Named data sets keep what was published, and what the user sets stays. The architecture
-learning rate is never changed: :func:`advice_on_deciding` says where it is too low for so few steps.
+0.32), with the published 0.1 to 93.6 % and it did not (0.05). Named data sets keep what was published, and what the
+user sets stays. The architecture learning rate is never changed: :func:`advice_on_deciding` says where it is too low
+for so few steps.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
 DECIDING_PATH = 10.0
 """Length of the path along which alpha's Adam takes it, rate times steps, that a decision needs on small data.
 
-Not stated in any of the papers; measured on digits: a path of 10 comes to a gap of 0.32 on NAS-Bench-201's space (BNAS-D,
-50 epochs), one of 18 to 0.13 on BCNN's (8 epochs). On CIFAR-10 the published settings have 0.5 to 6, over many more
-steps, whose gradients agree better.
+Not stated in any of the papers; measured on digits: a path of 10 comes to a gap of 0.32 on NAS-Bench-201's space
+(BNAS-D, 50 epochs), one of 18 to 0.13 on BCNN's (8 epochs). On CIFAR-10 the published settings have 0.5 to 6, over many
+more steps, whose gradients agree better.
 """
 
 
