@@ -50,7 +50,14 @@ _CHOSEN = ("strategy", "space", "data", "seed")
 _FILES = ("table", "latency_table")
 """Settings that name files."""
 
-_OF_AN_EVALUATION = ("weights_fraction", "architecture_fraction", *_FILES, "latency_weight", "latency_target")
+_OF_AN_EVALUATION = (
+    "weights_fraction",
+    "architecture_fraction",
+    "devices",
+    *_FILES,
+    "latency_weight",
+    "latency_target",
+)
 """Settings of a search that mean something to a trial that evaluates one cell: how data is split, tables, latency."""
 
 

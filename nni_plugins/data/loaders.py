@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nni_plugins.data.augmentation import Augmentation
+from nni_plugins.tools.ranks import number_of_ranks, own_rank
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -30,6 +31,10 @@ class EpochLoader:
     an epoch, not from a checkpoint made at the end of one. What it does before every epoch, a resumed one too, is to
     call ``loader.sampler.set_epoch(e)``; ``sampler`` is therefore the loader itself.
 
+    Where several processes train together, each gets its share of every batch: their shares are disjoint, and together
+    they are the batches of a single process, image for image, the augmentation included. Training batches are shared
+    equally; in other passes shares differ by one image at most, so that no process is ever without one.
+
     Parameters
     ----------
     count
@@ -49,7 +54,8 @@ class EpochLoader:
     Raises
     ------
     ValueError
-        If ``batch_size`` or ``batches`` is not positive, or if a pass would be empty.
+        If ``batch_size`` or ``batches`` is not positive, if a pass would be empty, or if processes that train together
+        cannot share its batches.
     """
 
     batch_sampler = None  # Lightning reads this attribute of whatever has a sampler.
@@ -73,6 +79,17 @@ class EpochLoader:
         full = count // batch_size if drop_last else -(-count // batch_size)
         self._batches = full if batches is None else batches
         self._images = self._batches * batch_size if drop_last or batches is not None else count
+        self._rank, self._ranks = own_rank(), number_of_ranks()
+        if drop_last and batch_size % self._ranks:
+            raise ValueError(
+                f"batch_size {batch_size} cannot be shared equally by {self._ranks} processes; make it a multiple of "
+                "devices."
+            )
+        if self._images < self._batches * self._ranks:
+            raise ValueError(
+                f"{count} images in batches of {batch_size} are too few for {self._ranks} processes to share; lower "
+                "devices."
+            )
 
     def __len__(self) -> int:
         return self._batches
@@ -94,6 +111,12 @@ class EpochLoader:
             for _ in range(rounds)
         ]
         return torch.cat(orders)[: self._images]
+
+    def _own_share(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Cut ``rows``, one for each image of a pass, into this process's share of every batch."""
+        if self._ranks == 1:
+            return rows.split(self.batch_size)
+        return rows.tensor_split(self._batches * self._ranks)[self._rank :: self._ranks]
 
     @property
     def sampler(self) -> EpochLoader:
@@ -203,6 +226,6 @@ class DeviceLoader(EpochLoader):
         draws = augmentation.draw(len(images), (height, width), generator)
         # One transfer for the whole pass: the batches themselves are made without any word from the CPU.
         images, draws = images.to(self._x.device), draws.to(self._x.device)
-        for chosen, drawn in zip(images.split(self.batch_size), draws.split(self.batch_size), strict=True):
+        for chosen, drawn in zip(self._own_share(images), self._own_share(draws), strict=True):
             x = self._normalise(augmentation.move(self._x[chosen], drawn))
             yield augmentation.erase_(x, drawn), self._y[chosen]

@@ -249,8 +249,8 @@ class StreamLoader(EpochLoader):
     def _pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         images = self._indices[self._order(generator)]
         seeds = torch.randint(2**62, (len(images),), generator=generator)
-        draws = self._cutout.draw(len(images), self._size, generator).split(self.batch_size)
-        chunks = zip(images.split(self.batch_size), seeds.split(self.batch_size), strict=True)
+        draws = self._own_share(self._cutout.draw(len(images), self._size, generator))
+        chunks = zip(self._own_share(images), self._own_share(seeds), strict=True)
         batches = DataLoader(
             self._dataset,
             batch_sampler=[list(zip(rows.tolist(), own.tolist(), strict=True)) for rows, own in chunks],

@@ -6,7 +6,7 @@ may stand in for the training; then its validation accuracy is what the evolutio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from nni_plugins.data import ImageSet, search_loaders
 from nni_plugins.methods.metric import DEFAULT, VALIDATION_ACCURACY
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
 from nni_plugins.report.nasbench201_table import TABLE_DATA_SETS, Table, score
-from nni_plugins.run.epoch_report import EpochRecord, EpochReport
+from nni_plugins.run.devices import OnEpoch, on_devices
+from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.latency import latency_report, load_table, penalty_of
 from nni_plugins.run.networks import build_net, build_space, classifier_of
 from nni_plugins.run.settings import Settings
@@ -61,7 +62,7 @@ def evaluate_candidate(
     *,
     out: Path,
     work: Path,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Train the evaluation network of ``sample`` by the settings' retraining recipe and validate it every epoch.
 
@@ -94,13 +95,40 @@ def evaluate_candidate(
         If a loss is not finite.
     """
     genotype = Genotype.from_sample(sample, settings.space)
-    recipe = settings.retrain
     table = load_table(settings, data)
     penalty = penalty_of(table, settings)
     lost = 0.0 if penalty is None else 100 * penalty.of(penalty.profile(dict(sample)))
+    with claim(work):
+        Stage.of_evaluation(settings, genotype, data.fingerprint()).enter(work)
+        parts = (genotype, sample, settings, data, work, lost)
+        history = on_devices(settings.retrain.devices, _train, *parts, on_epoch=on_epoch, what="evaluation")
+        leave(work)
+    atomic_write(out / "genotype.json", genotype.to_json())
+    net, last = classifier_of(build_net(genotype, settings, data, sample), settings, data).model, history[-1]
+    return {
+        "default": last["default"],
+        "validation_accuracy": last["validation_accuracy"],
+        "seed": settings.seed,
+        "parameters": count_parameters(net),
+        "multiply_adds": count_multiply_adds(net, data.in_channels, data.image_size),
+        **({} if table is None else latency_report(genotype, net, table, data)),
+        "genotype": genotype.to_json(),
+        "folder": str(out),
+    }
+
+
+def _train(
+    genotype: Genotype,
+    sample: Mapping[str, Any],
+    settings: Settings,
+    data: ImageSet,
+    work: Path,
+    lost: float,
+    on_epoch: OnEpoch | None,
+) -> History:
+    recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
-    net = build_net(genotype, settings, data, sample)
-    module = classifier_of(net, settings, data)
+    module = classifier_of(build_net(genotype, settings, data, sample), settings, data)
     batches, _, validation_batches = search_loaders(
         data,
         batch_size=recipe.batch_size,
@@ -119,22 +147,8 @@ def evaluate_candidate(
 
     report = EpochReport("evaluate", measure, on_epoch)
     trainer = make_trainer(recipe, work, report, gradient_clip_val=recipe.gradient_clip_val)
-    with claim(work):
-        Stage.of_evaluation(settings, genotype, data.fingerprint()).enter(work)
-        trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
-        leave(work)
-    atomic_write(out / "genotype.json", genotype.to_json())
-    last = report.history[-1]
-    return {
-        "default": last["default"],
-        "validation_accuracy": last["validation_accuracy"],
-        "seed": settings.seed,
-        "parameters": count_parameters(net),
-        "multiply_adds": count_multiply_adds(net.cpu(), data.in_channels, data.image_size),
-        **({} if table is None else latency_report(genotype, net, table, data)),
-        "genotype": genotype.to_json(),
-        "folder": str(out),
-    }
+    trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
+    return report.history
 
 
 def look_up_candidate(sample: Mapping[str, Any], settings: Settings, *, out: Path) -> dict[str, Any]:

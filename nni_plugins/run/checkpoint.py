@@ -95,6 +95,8 @@ class EpochCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.save_checkpoint(self.folder / f"epoch-{trainer.current_epoch + 1:04d}.ckpt", weights_only=False)
+        if not trainer.is_global_zero:  # the first of several ranks writes, and tidies up
+            return
         for old in checkpoints(self.folder)[KEPT:]:
             old.unlink()
             _checksum_file(old).unlink(missing_ok=True)

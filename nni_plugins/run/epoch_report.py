@@ -108,8 +108,9 @@ class EpochReport(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.current_epoch)
         left = seconds * (int(trainer.max_epochs or 0) - trainer.current_epoch - 1)
-        print(_line(self.stage, trainer, record.metrics, left), flush=True)
         trainer.should_stop = trainer.should_stop or self._stops(self.history)
+        if trainer.is_global_zero:
+            print(_line(self.stage, trainer, record.metrics, left), flush=True)
         if self._on_epoch is not None:
             self._on_epoch(record)
 

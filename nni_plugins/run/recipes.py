@@ -32,6 +32,9 @@ class Recipe(Checked):
         ``32-true``, or ``bf16-mixed`` for bfloat16 autocast.
     channels_last
         Memory layout; faster on most GPUs.
+    devices
+        GPUs, or processes on the CPU where there is none, that share every batch; a retraining takes as many as its
+        search unless it is set.
     """
 
     epochs: int = setting(50, at_least=1)
@@ -47,9 +50,10 @@ class Recipe(Checked):
     label_smoothing: float = setting(0.0, at_least=0, below=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = False
+    devices: int = setting(1, at_least=1)
 
     def check(self) -> None:
-        """Refuse a schedule that would rise, and Nesterov's momentum without momentum.
+        """Refuse a schedule that would rise, Nesterov's momentum without momentum, and batches that cannot be shared.
 
         Raises
         ------
@@ -62,6 +66,11 @@ class Recipe(Checked):
             )
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov must be false where momentum is 0, got true; give SGD a momentum such as 0.9.")
+        if self.batch_size % self.devices or self.batch_size < 2 * self.devices:
+            raise ValueError(
+                f"batch_size must be a multiple of devices that gives each at least 2 images, got batch_size="
+                f"{self.batch_size} and devices={self.devices}."
+            )
 
 
 @dataclass(frozen=True)

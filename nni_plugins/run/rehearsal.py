@@ -9,6 +9,7 @@ from nni.mutable import SampleValidationError
 from numpy.random import RandomState
 
 from nni_plugins.data import ImageSet
+from nni_plugins.run.devices import refuse_missing_devices
 from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_space
 from nni_plugins.run.retrain import build_retraining
@@ -23,11 +24,12 @@ def rehearse(settings: Settings, data: ImageSet) -> None:
     Raises
     ------
     ValueError
-        If a setting is not valid, or does not fit the data or the space; if a file such as a table is not what it is
-        to be; if the evaluation network does not return logits for all classes.
+        If a setting is not valid, or does not fit the machine, the data or the space; if a file such as a table is not
+        what it is to be; if the evaluation network does not return logits for all classes.
     FileNotFoundError
         If there is no such file.
     """
+    refuse_missing_devices(settings.search.devices)
     build_search(settings, data)
     sample = _any_sample(settings, data)
     if sample is not None:
@@ -53,6 +55,7 @@ def rehearse_retraining(
     ValueError
         As :func:`rehearse`.
     """
+    refuse_missing_devices(settings.retrain.devices)
     net = build_retraining(genotype, settings, data, sample, initial).net.eval()
     images = torch.zeros(2, data.in_channels, data.image_size, data.image_size)
     try:

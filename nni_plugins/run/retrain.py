@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
@@ -15,6 +16,7 @@ from nni_plugins.data import EpochLoader, ImageSet, retrain_loaders
 from nni_plugins.methods.metric import DEFAULT, TEST_ACCURACY, TRAINING_ACCURACY, VALIDATION_ACCURACY
 from nni_plugins.methods.registry import method_spec, method_specs
 from nni_plugins.run.classifier import ImageClassifier
+from nni_plugins.run.devices import OnEpoch, on_devices
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.initial_weights import InitialWeights
@@ -176,7 +178,7 @@ def retrain(
     settings: Settings,
     data: ImageSet,
     folder: Path,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     sample: Mapping[str, Any] | None = None,
     initial: InitialWeights | None = None,
 ) -> Retrained:
@@ -201,10 +203,34 @@ def retrain(
     Raises
     ------
     ValueError
-        As :func:`build_retraining`.
+        As :func:`build_retraining`; if there are not as many devices as the recipe says.
     Diverged
         If a loss is not finite.
+    ChildProcessError
+        If the process of one of several devices has died.
     """
+    parts = (genotype, settings, data, folder, sample, initial)
+    trained = on_devices(settings.retrain.devices, _retrain, *parts, on_epoch=on_epoch, what="retraining")
+    net = classifier_of(build_net(genotype, settings, data, sample), settings, data).model
+    net.load_state_dict(trained.weights)
+    return Retrained(net.eval(), trained.test_accuracy, trained.history)
+
+
+class _Trained(NamedTuple):
+    weights: dict[str, torch.Tensor]
+    test_accuracy: float
+    history: History
+
+
+def _retrain(
+    genotype: Genotype,
+    settings: Settings,
+    data: ImageSet,
+    folder: Path,
+    sample: Mapping[str, Any] | None,
+    initial: InitialWeights | None,
+    on_epoch: OnEpoch | None,
+) -> _Trained:
     recipe = settings.retrain
     net, module, batches, test_batches = build_retraining(genotype, settings, data, sample, initial)
 
@@ -227,4 +253,4 @@ def retrain(
     trainer.validate(module, test_batches, verbose=False)
     accuracy = module.epoch_metrics("validation")[VALIDATION_ACCURACY]
     assert accuracy is not None, "there is a test image"
-    return Retrained(net.cpu().eval(), accuracy, report.history)
+    return _Trained(net.cpu().state_dict(), accuracy, report.history)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ import torch
 from nni_plugins.data import ImageSet, SearchLoaders, search_loaders
 from nni_plugins.methods.spec import Strategy
 from nni_plugins.run.classifier import ImageClassifier
+from nni_plugins.run.devices import OnEpoch, on_devices
 from nni_plugins.run.epoch_metrics import SearchMeasure, hessian_stop_epoch
-from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
+from nni_plugins.run.epoch_report import EpochReport, History
 from nni_plugins.run.genotypes import genotype_of_epoch
 from nni_plugins.run.latency import load_table, penalty_of
 from nni_plugins.run.networks import build_space
@@ -78,7 +78,7 @@ def search(
     settings: Settings,
     data: ImageSet,
     folder: Path,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> SearchResult:
     """Run the search of ``settings``, or resume it where ``folder`` says it was interrupted.
 
@@ -98,10 +98,16 @@ def search(
     Raises
     ------
     ValueError
-        As :func:`build_search`.
+        As :func:`build_search`; if there are not as many devices as the recipe says.
     Diverged
         If a loss is not finite.
+    ChildProcessError
+        If the process of one of several devices has died.
     """
+    return on_devices(settings.search.devices, _search, settings, data, folder, on_epoch=on_epoch, what="search")
+
+
+def _search(settings: Settings, data: ImageSet, folder: Path, on_epoch: OnEpoch | None) -> SearchResult:
     parts, recipe = build_search(settings, data), settings.search
     report = EpochReport(
         "search",

@@ -120,6 +120,7 @@ class Settings:
                 )
         _check_arguments(space, values["space"], values["net"])
         search = SearchRecipe.of(values["search"])
+        values["retrain"].setdefault("devices", search.devices)
         return cls(
             strategy,
             space,

@@ -10,14 +10,17 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 
+from nni_plugins.methods.data_parallel import DataParallel
 from nni_plugins.run.checkpoint import EpochCheckpoint, VerifiedCheckpointIO, newest_intact
 from nni_plugins.run.epoch_report import EpochReport, show_bar
 from nni_plugins.run.recipes import Recipe
+from nni_plugins.tools.ranks import number_of_ranks
 
 
 def device() -> str:
-    """Return the device that work runs on: the GPU where there is one."""
+    """Return the device that work of this process runs on: the GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -30,7 +33,7 @@ def make_trainer(
     callbacks: Sequence[pl.Callback] = (),
     **arguments: Any,
 ) -> pl.Trainer:
-    """Return a Lightning trainer that checkpoints, reports and logs every epoch.
+    """Return a Lightning trainer that checkpoints, reports and logs every epoch, for all ranks together.
 
     Parameters
     ----------
@@ -47,6 +50,9 @@ def make_trainer(
     **arguments
         Passed on to the trainer.
     """
+    ranks = number_of_ranks()
+    if ranks > 1:  # each sees one device alone, as a node of its own would
+        arguments |= {"strategy": DataParallel(cluster_environment=TorchElasticEnvironment()), "num_nodes": ranks}
     return Trainer(
         max_epochs=recipe.epochs + extra_epochs,
         accelerator="gpu" if device() == "cuda" else "cpu",

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_plugins.supernet.cell import MixedCell
 from nni_plugins.supernet.choice import MixedInput, MixedLayer
+from nni_plugins.tools.ranks import summed
 
 
 class Consistency(NamedTuple):
@@ -93,7 +94,7 @@ def consistency(
     supernet
         From images to logits (batch, classes).
     batches
-        Images and labels, on the supernet's device.
+        Images and labels, on the supernet's device; where several processes take part, each one's share of them.
     running_statistics
         Whether BatchNorm normalises with its running statistics, or with those of every batch. The paper does not say;
         the former punish the sub-graph for not being the mixture.
@@ -111,9 +112,10 @@ def consistency(
                 derived = supernet(images)
             correct += torch.stack([(logits.argmax(1) == labels).sum() for logits in (mixed, derived)]).cpu()
             seen += len(labels)
-    if not seen:
+    mixed_correct, derived_correct, images_seen = summed([*correct.tolist(), seen])
+    if not images_seen:
         raise ValueError("Consistency is measured on data, but there is not one batch; pass validation batches.")
-    return Consistency(*(100 * count / seen for count in correct.tolist()))
+    return Consistency(100 * mixed_correct / images_seen, 100 * derived_correct / images_seen)
 
 
 @contextmanager

@@ -82,6 +82,11 @@ def allow_own_code(arguments: argparse.Namespace) -> None:
             allow(name, what)
 
 
+def allowed_names() -> tuple[str, ...]:
+    """Return the names of all code that has been allowed, for a process that is to be allowed the same."""
+    return tuple(_allowed)
+
+
 def own(name: str, what: str, option: str) -> Any:
     """Return what the command line has allowed under ``name``.
 

@@ -7,7 +7,8 @@ with ``w' = w - lr * descent(grad_w L_train(w, alpha))``, the step that the weig
 
     d = lr * grad_w' L_val(w', alpha),    w+- = w +- r * d,    r = 0.01 / ||d||                          [eq. 7-8]
 
-Every weight has the learning rate of its parameter group.
+Every weight has the learning rate of its parameter group. Where several processes share each batch, every gradient
+``grad`` above is its mean over them, so that all of them compute the same step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from nni_plugins.tools.ranks import average_
 
 FINITE_DIFFERENCE = 0.01
 
@@ -48,7 +51,7 @@ def first_order(validation: Loss, alpha: Parameters, w: Parameters) -> tuple[tor
                 "search by; check that the evaluator's training_step runs the model with gradients and that every "
                 "choice of the space is used."
             )
-        return loss, torch.autograd.grad(loss, alpha, allow_unused=True)
+        return loss, _gradients(loss, alpha)
 
 
 def second_order(
@@ -73,10 +76,10 @@ def second_order(
     lr = [rates[id(p)] for p in w]
     start = [p.detach().clone() for p in w]
 
-    descent = sgd_direction(optimizer, w, torch.autograd.grad(training(), w, allow_unused=True))
+    descent = sgd_direction(optimizer, w, _gradients(training(), w))
     _assign(w, [p - rate * step for p, rate, step in zip(start, lr, descent, strict=True)])  # w'
     loss = validation()
-    gradients = torch.autograd.grad(loss, [*alpha, *w], allow_unused=True)
+    gradients = _gradients(loss, [*alpha, *w])
     by_alpha, by_w = gradients[: len(alpha)], gradients[len(alpha) :]
 
     d = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, by_w, w, strict=True)]
@@ -85,7 +88,7 @@ def second_order(
     for sign in (1, -1):
         _assign(w, [p + sign * r * part for p, part in zip(start, d, strict=True)])  # w+, w-
         with without_gradients(w):
-            sides.append(torch.autograd.grad(training(), alpha, allow_unused=True))
+            sides.append(_gradients(training(), alpha))
     _assign(w, start)
     implicit = [
         (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
@@ -118,6 +121,13 @@ def without_gradients(parameters: Parameters) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def _gradients(loss: torch.Tensor, parameters: Parameters) -> Gradients:
+    """Return the gradient of the mean of all ranks' losses; None for a parameter that the loss does not depend on."""
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    average_(gradient for gradient in gradients if gradient is not None)
+    return gradients
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from torch import nn
 
 from nni_plugins.methods.bilevel.gradients import without_gradients
 from nni_plugins.methods.bilevel.step import BilevelModule
+from nni_plugins.tools.ranks import average_
 
 
 def dominant_eigenvalue(
@@ -29,7 +30,8 @@ def dominant_eigenvalue(
     Parameters
     ----------
     loss
-        Scalar, a twice differentiable function of ``parameters``.
+        Scalar, a twice differentiable function of ``parameters``; where several processes share a batch, the Hessian is
+        that of the mean of their losses.
     parameters
         What to differentiate by.
     steps
@@ -44,7 +46,9 @@ def dominant_eigenvalue(
     def product(vector: torch.Tensor) -> torch.Tensor:
         along = gradient @ vector.to(gradient)
         rows = torch.autograd.grad(along, parameters, retain_graph=True, allow_unused=True)
-        return _flat(rows, parameters).detach().double().cpu()
+        image = _flat(rows, parameters).detach()
+        average_([image])
+        return image.double().cpu()
 
     eigenvalues = torch.linalg.eigvalsh(_lanczos(product, start, min(steps, size)))
     return float(eigenvalues[eigenvalues.abs().argmax()])

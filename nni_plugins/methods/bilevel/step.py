@@ -15,6 +15,7 @@ from nni_plugins.methods.bilevel.gradients import first_order, second_order, wit
 from nni_plugins.methods.divergence import FiniteLosses
 from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
+from nni_plugins.tools.ranks import averaged
 
 
 class BilevelModule(DartsLightningModule):
@@ -161,7 +162,7 @@ class BilevelModule(DartsLightningModule):
         """Return mean losses since the last call, of ``architecture`` steps (if there were any) and ``weights``."""
         means = {kind: float(torch.stack(losses).mean()) for kind, losses in self._epoch_losses.items() if losses}
         self._epoch_losses = {kind: [] for kind in self._epoch_losses}
-        return means
+        return dict(zip(means, averaged(list(means.values())), strict=True))
 
     def _watch(self, kind: str, batch_idx: int, loss: torch.Tensor) -> None:
         self._epoch_losses[kind].append(loss.detach())

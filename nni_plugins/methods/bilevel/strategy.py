@@ -21,6 +21,7 @@ from nni_plugins.data import SearchLoaders
 from nni_plugins.methods.bilevel.choices import Choices
 from nni_plugins.methods.bilevel.metrics import measure
 from nni_plugins.methods.bilevel.step import BilevelModule
+from nni_plugins.methods.data_parallel import refuse_other_parallelism
 from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.methods.metric import ALPHA_GAP, Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
@@ -126,7 +127,7 @@ class BilevelSearch(SearchMethod, DARTS):
         return BilevelModule(training_module, self.choices, self.latency)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        refuse_many_devices(evaluator)
+        refuse_other_parallelism(evaluator)
         refuse_endless_warmup(self.choices.warmup_epochs, evaluator.trainer.max_epochs)
         return super().mutate_evaluator(evaluator)
 
@@ -173,22 +174,6 @@ class BilevelSearch(SearchMethod, DARTS):
     def val_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:
         """Return the validation data, so that every epoch reports an accuracy (NNI's DARTS validates nothing)."""
         return val_dataloader_fn()
-
-
-def refuse_many_devices(evaluator: Lightning) -> None:
-    """Refuse a Trainer on more than one device; data-parallel searches are not what the papers do.
-
-    Raises
-    ------
-    ValueError
-        If there is more than one.
-    """
-    devices = evaluator.trainer.num_devices * evaluator.trainer.num_nodes
-    if devices > 1:
-        raise ValueError(
-            f"A search runs on one device, but the Trainer was given {devices}; pass devices=1 and run one trial per "
-            "GPU instead."
-        )
 
 
 def refuse_endless_warmup(warmup_epochs: int, epochs: int | None) -> None:

@@ -15,6 +15,9 @@ anew, since losses drift with W.
 Where this differs from the paper or fills a gap: a member whose loss is not finite gives nothing back; the architecture
 in the end is not stated, so after the last generation all members are trained once more from the final W, without
 giving back, and the lowest validation loss wins. BatchNorm learns scale and shift everywhere, after pooling too.
+
+On several devices all of them train one candidate together, each on its share of every batch. A candidate per device
+would keep no more than two devices busy, since a pair starts from what the pair before has given back.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ from pytorch_lightning.utilities.data import extract_batch_size
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from nni_plugins.methods.bilevel.strategy import refuse_many_devices
 from nni_plugins.methods.bilevel.trainable import make_affine
+from nni_plugins.methods.data_parallel import refuse_other_parallelism
 from nni_plugins.methods.divergence import ADVICE, Diverged
 from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.methods.metric import DECIDED, Metric, Metrics
@@ -57,6 +60,7 @@ from nni_plugins.supernet.relaxation import Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
 from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.checked import Checked, setting
+from nni_plugins.tools.ranks import averaged, summed
 from search_spaces.arguments import refuse_unknown
 from search_spaces.cells import set_drop_path
 from search_spaces.free_cell import FreeCell
@@ -187,7 +191,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
         return hook(module, name, memo, {})
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        refuse_many_devices(evaluator)
+        refuse_other_parallelism(evaluator)
         return super().mutate_evaluator(evaluator)
 
     def configure_oneshot_module(self, training_module: LightningModule) -> WeightSetModule:
@@ -402,9 +406,10 @@ class WeightSetModule(BaseOneShotLightningModule):
     def _finish(self) -> None:
         """Note the candidate's validation loss and what it has learned."""
         self.training_module.train()
-        self._batch_losses.append([float(loss) for loss, _ in self._validation])
-        total = sum(float(loss) * size for loss, size in self._validation)
-        loss = total / sum(size for _, size in self._validation)
+        self._batch_losses.append(averaged([float(loss) for loss, _ in self._validation]))
+        own_total = sum(float(loss) * size for loss, size in self._validation)
+        total, images = summed([own_total, sum(size for _, size in self._validation)])
+        loss = total / images
         if self.latency is not None:
             sample = self._samples[self._order[len(self.losses)]]
             loss += self.latency.of(self.latency.profile(sample))

@@ -365,9 +365,9 @@ def test_one_epoch_leaves_no_generation() -> None:
         evolve(strategy, mutated(strategy, OneCell), Probe(), epochs=1)
 
 
-def test_several_devices_are_refused() -> None:
+def test_several_devices_under_another_strategy_are_refused() -> None:
     strategy = RelativeNAS(population_size=2)
-    with pytest.raises(ValueError, match="A search runs on one device, but the Trainer was given 2"):
+    with pytest.raises(ValueError, match="was given 2 devices with DDPStrategy; pass devices=1"):
         evolve(strategy, mutated(strategy, OneCell), Probe(), devices=2)
 
 
