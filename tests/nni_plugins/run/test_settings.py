@@ -93,7 +93,7 @@ def test_values(text: object, value: object) -> None:
         ({"overrides": {"warmup_epochs": "two"}}, "warmup_epochs"),
         ({"overrides": {"unrolled": "perhaps"}}, "unrolled must be true or false, got 'perhaps'."),
         ({"overrides": {"retrain.lr": "-1"}}, "retrain.lr must be positive, got -1."),
-        ({"overrides": {"lr_min": 1}}, "lr_min must be at most lr, where the cosine starts, got lr_min=1.0 and"),
+        ({"overrides": {"lr_min": 1}}, "lr_min must be at most lr, where the schedule starts, got lr_min=1.0 and"),
         ({"overrides": {"epochs": "true"}}, "epochs must be a whole number of at least 1, got True."),
         ({"overrides": {"arch_lr": "0.1"}}, "arch_lr"),
         ({"overrides": {"arch_lr": "Confident(pow=2)"}}, "no setting 'Confident.pow'; expected one of Confident.pow"),
