@@ -114,19 +114,22 @@ def draw_people(number: int, seed: int) -> Pictures:
 
 def _draw_person(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> list[tuple[float, float]]:
     limb, ink, lean = rng.uniform(6, 8.5), int(rng.integers(180, 256)), rng.uniform(-0.4, 0.4)
-    hip = rng.uniform(SIZE / 2 - 4, SIZE / 2 + 4, 2)
 
-    def at(start: Any, angle: float, length: float) -> tuple[float, float]:
+    def end_of(start: np.ndarray, angle: float, length: float) -> np.ndarray:
         """Return where a stick ends; the angle is from straight down, to the right of the picture."""
-        return float(start[0] + length * math.sin(angle + lean)), float(start[1] + length * math.cos(angle + lean))
+        return start + length * np.array([math.sin(angle + lean), math.cos(angle + lean)])
 
-    shoulder, head = at(hip, math.pi, limb), at(hip, math.pi, 1.4 * limb)
-    hands = [at(shoulder, side * rng.uniform(0.6, 2.4), limb) for side in (-1, 1)]
-    feet = [at(hip, side * rng.uniform(0.2, 0.9), limb) for side in (-1, 1)]
+    hip = np.zeros(2)
+    shoulder, head = end_of(hip, math.pi, limb), end_of(hip, math.pi, 1.4 * limb)
+    hands = [end_of(shoulder, side * rng.uniform(0.6, 2.4), limb) for side in (-1, 1)]
+    feet = [end_of(hip, side * rng.uniform(0.2, 0.9), limb) for side in (-1, 1)]
+    points = np.stack([head, *hands, *feet])
+    place = rng.uniform(2 - points.min(0), SIZE - 3 - points.max(0))  # inside the picture, with the head's radius
+
     for start, end in [(hip, shoulder), *((shoulder, hand) for hand in hands), *((hip, foot) for foot in feet)]:
-        draw.line([tuple(start), end], fill=ink)
-    draw.ellipse([head[0] - 2, head[1] - 2, head[0] + 2, head[1] + 2], fill=ink)
-    return [head, *hands, *feet]
+        draw.line([*(start + place), *(end + place)], fill=ink)
+    draw.ellipse([*(head + place - 2), *(head + place + 2)], fill=ink)
+    return [(float(x), float(y)) for x, y in points + place]
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:

@@ -79,9 +79,9 @@ def test_figures_fill_their_boxes(transfer: Any) -> None:
 
 
 def test_people_are_drawn_where_their_points_are(transfer: Any) -> None:
-    pictures = transfer.draw_people(20, seed=0)
+    pictures = transfer.draw_people(200, seed=2)
     for image, points in zip(pictures.images, pictures.targets, strict=True):
-        assert points.shape == (5, 2) and points.min() >= 0 and points.max() <= 31
+        assert points.shape == (5, 2) and points.min() >= 2 and points.max() <= 29
         head = points[0].round().long()
         assert image[head[1], head[0]] > 0.4  # ink of at least 180 / 255, with noise of 0.08
 
