@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from nni_contenders import POPULATION, TOURNAMENT, evolve, random_cells
 from ranking import Trained, figures, picture, rank_test, seed_noise, table
-from searching import search_arguments, small_images
+from searching import decidedness, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
 from nni_plugins.report.complexity import count_parameters
@@ -55,7 +55,6 @@ from nni_plugins.tools.own_code import allow
 from search_spaces import Genotype
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 from search_spaces.published import published, published_names
-from search_spaces.registry import space_spec
 
 NNI_DARTS, EVOLUTION = "nni_darts", "nni_evolution"
 NNI_DARTS_CODE = "nni_contenders:NNI_DARTS"
@@ -154,18 +153,12 @@ def work(piece: Piece, data: ImageData, target: Path, folder: Path) -> None:
 def do_search(piece: Piece, data: ImageData, folder: Path, clock: Clock) -> dict[str, Any]:
     """Search; return the cell, its seconds, and how far the search has decided."""
     found = search(piece.settings, data, folder, clock.keep)
-    last = found.history[-1]
-    operations = piece.settings.space_arguments.get("operations") or next(
-        iter(space_spec(piece.settings.space).layout.values())
-    ).operations
-    entropy = last.get("alpha_entropy")
     return {
         "genotype": found.genotype.to_json(),
         "seconds": clock.seconds(),
-        "decided": None if entropy is None else 1 - entropy / math.log(len(operations)),
-        "gap": last.get("alpha_gap"),
-        "validation_accuracy": last.get("validation_accuracy"),
-        "history": [{name: value for name, value in epoch.items() if name != "genotype"} for epoch in found.history],
+        **decidedness(piece.settings, found.history),
+        "validation_accuracy": found.history[-1].get("validation_accuracy"),
+        "history": without_cells(found.history),
     }
 
 
@@ -354,6 +347,8 @@ class Comparison:
             path = self.file_of(piece)
             if path.is_file() or path.stem in self.failed:
                 continue
+            if time.monotonic() >= self.ends:
+                raise TimeIsUp
             print(f"{piece.kind} {piece.name}", flush=True)
             started = time.monotonic()
             folder = self.arguments.output / "work" / path.stem
@@ -404,9 +399,7 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
     """Return the figures as a page of Markdown."""
     arguments = comparison.arguments
     noise = seed_noise(random)
-    ours = [
-        cell for strategy in arguments.strategies if strategy not in NAMES for cell in groups.get(strategy, ())
-    ]
+    ours = [cell for strategy in arguments.strategies if strategy not in NAMES for cell in groups.get(strategy, ())]
     p = rank_test(ours, random)
     lines = [
         f"# Found cells among random ones, {arguments.space} space",
@@ -427,7 +420,10 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         *table(figures(groups, random), random),
     ]
     if p is not None:
-        lines += ["", f"All {len(ours)} cells that our strategies found against {len(random)} random ones: p = {p:.2g}."]
+        lines += [
+            "",
+            f"All {len(ours)} cells that our strategies found against {len(random)} random ones: p = {p:.2g}.",
+        ]
     if noise is not None:
         lines += [
             "",

@@ -1,15 +1,20 @@
-"""What the benchmarks that search on small images have in common: their arguments and their data."""
+"""What the benchmarks that search have in common: arguments, data, and what they keep of a search."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from nni_plugins.data import ImageData, load_data
+from nni_plugins.run.settings import Settings
+from search_spaces.registry import space_spec
 
 
 def search_arguments(description: str, **defaults: int | float) -> argparse.ArgumentParser:
@@ -46,3 +51,19 @@ def small_images(arguments: argparse.Namespace) -> ImageData:
     first = slice(arguments.images)
     x_train, y_train = data.x_train[first], data.y_train[first]
     return replace(data, x_train=scaled(x_train), y_train=y_train, x_test=scaled(data.x_test))
+
+
+def decidedness(settings: Settings, history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return how far a search has moved from undecided: ``decided``, 1 - entropy / ln K, and ``gap``.
+
+    Both are of alpha's operation weights after the last epoch, means over the edges; None where there is no alpha.
+    """
+    layout = space_spec(settings.space).layout
+    candidates = settings.space_arguments.get("operations") or next(iter(layout.values())).operations
+    entropy, gap = (history[-1].get(name) for name in ("alpha_entropy", "alpha_gap"))
+    return {"decided": None if entropy is None else 1 - entropy / math.log(len(candidates)), "gap": gap}
+
+
+def without_cells(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the metrics of every epoch, without its cell."""
+    return [{name: value for name, value in epoch.items() if name != "genotype"} for epoch in history]

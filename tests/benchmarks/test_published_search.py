@@ -1,0 +1,67 @@
+"""A search in the background: started, asked about, and started again where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from published_search import LOG, PROGRESS, RESULT, Progress
+
+from nni_plugins.methods.metric import SECONDS
+from nni_plugins.run.epoch_report import EpochRecord
+from search_spaces import Genotype
+
+ROOT = Path(__file__).parents[2]
+
+
+def ask(out: Path) -> str:
+    command = [sys.executable, "benchmarks/published_search.py", "digits", "--out", str(out)]
+    command += ["--set", "epochs=3", "--set", "consistency_batches=0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_for(path: Path, process: int, out: Path) -> None:
+    while not path.is_file():
+        ended = not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+        assert not ended or path.is_file(), (out / LOG).read_text()
+        time.sleep(0.2)
+
+
+def started(answer: str) -> int:
+    return int(answer.split("Started as process ")[1].split(";")[0])
+
+
+def test_a_search_is_resumed_and_leaves_its_result_set(tmp_path: Path) -> None:
+    answer = ask(tmp_path)
+    assert answer.startswith("No epoch of 3 is done yet.")
+    process = started(answer)
+    wait_for(tmp_path / PROGRESS, process, tmp_path)
+    assert psutil.Process(process).nice() == 19
+    os.kill(process, signal.SIGKILL)
+
+    process = started(ask(tmp_path))
+    wait_for(tmp_path / RESULT, process, tmp_path)
+    result = json.loads((tmp_path / RESULT).read_text())
+    assert [epoch["epoch"] for epoch in result["history"]] == [0, 1, 2]
+    assert result["hours"] * 3600 == sum(epoch["seconds"] for epoch in result["history"])
+    assert 0 < result["decided"] < 1
+    assert result["settings"]["strategy"] == "bnas_v2_pc"
+    assert result["versions"].keys() == {"python", "nni-plugins", "nni", "torch", "pytorch-lightning"}
+    assert Genotype.load(tmp_path / "genotype.json").space == "bcnn"
+    assert (tmp_path / "history.svg").read_text().startswith("<svg")
+    assert "is complete" in ask(tmp_path)
+
+
+def test_hours_left_follow_from_the_epochs_done(tmp_path: Path) -> None:
+    progress = Progress(tmp_path)
+    for epoch, seconds in ((0, 3600.0), (1, 9.0), (1, 1800.0)):  # the second one twice, as after a kill
+        progress.keep(EpochRecord(epoch, {SECONDS: seconds}))
+    assert progress.sentence(5) == "2 of 5 epochs done, 45.0 minutes each; 2.2 hours left."
