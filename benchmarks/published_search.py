@@ -130,12 +130,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting that differs from the published"
     )
-    parser.add_argument("--here", action="store_true", help="search in this process, at the lowest priority")
+    parser.add_argument("--nice", type=int, default=19, help="priority of the search, 19 the lowest")
+    parser.add_argument("--here", action="store_true", help="search in this process")
     return parser.parse_args(argv)
 
 
-def main() -> int:
-    arguments = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse(argv)
     out: Path = arguments.out
     warnings.simplefilter("ignore")
     quiet_libraries()
@@ -149,7 +151,7 @@ def main() -> int:
             result = json.loads((out / RESULT).read_text())
             print(f"{out} is complete: {result['hours']:.1f} hours, decided {result['decided']}, gap {result['gap']}.")
         elif arguments.here:
-            os.nice(19 - os.nice(0))
+            os.nice(max(0, arguments.nice - os.nice(0)))
             run(settings, out)
         else:
             print(Progress(out).sentence(settings.search.epochs + settings.make_strategy().extra_epochs))
@@ -157,7 +159,7 @@ def main() -> int:
                 print("It is running.")
             else:
                 rehearse(settings, load_data(settings.data))
-                print(f"Started as process {start(sys.argv[1:], out)}; it writes to {out / LOG}.")
+                print(f"Started as process {start(argv, out)}; it writes to {out / LOG}.")
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
