@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -31,11 +32,24 @@ def wait_for(path: Path, process: int, out: Path) -> None:
         time.sleep(0.2)
 
 
-def started(answer: str) -> int:
-    return int(answer.split("Started as process ")[1].split(";")[0])
+@pytest.fixture
+def started() -> Iterator[Callable[[str], int]]:
+    """From what the script answers to the number of the process that it has started, which ends with the test."""
+    processes: list[int] = []
+
+    def number(answer: str) -> int:
+        processes.append(int(answer.split("Started as process ")[1].split(";")[0]))
+        return processes[-1]
+
+    yield number
+    for process in processes:
+        if psutil.pid_exists(process):
+            os.kill(process, signal.SIGKILL)
 
 
-def test_a_search_is_resumed_and_leaves_its_result_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_is_resumed_and_leaves_its_result_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], started: Callable[[str], int]
+) -> None:
     answer = ask(tmp_path, capsys)
     assert answer.startswith("No epoch of 3 is done yet.")
     process = started(answer)
