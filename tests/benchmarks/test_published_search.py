@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,7 +43,7 @@ def started() -> Iterator[Callable[[str], int]]:
     yield number
     for process in processes:
         if psutil.pid_exists(process):
-            os.kill(process, signal.SIGKILL)
+            psutil.Process(process).kill()
 
 
 def test_a_search_is_resumed_and_leaves_its_result_set(
@@ -55,7 +54,8 @@ def test_a_search_is_resumed_and_leaves_its_result_set(
     process = started(answer)
     wait_for(tmp_path / PROGRESS, process, tmp_path)
     assert psutil.Process(process).nice() == os.nice(0) + 1
-    os.kill(process, signal.SIGKILL)
+    psutil.Process(process).kill()
+    psutil.Process(process).wait(60)
 
     process = started(ask(tmp_path, capsys))
     wait_for(tmp_path / RESULT, process, tmp_path)
@@ -66,7 +66,7 @@ def test_a_search_is_resumed_and_leaves_its_result_set(
     assert result["settings"]["strategy"] == "bnas_v2_pc"
     assert result["versions"].keys() == {"python", "nni-plugins", "nni", "torch", "pytorch-lightning"}
     assert Genotype.load(tmp_path / "genotype.json").space == "bcnn"
-    assert (tmp_path / "history.svg").read_text().startswith("<svg")
+    assert "<svg" in (tmp_path / "history.svg").read_text()
     assert "is complete" in ask(tmp_path, capsys)
 
 
