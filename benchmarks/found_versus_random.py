@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from nni_contenders import POPULATION, TOURNAMENT, evolve, random_cells
 from ranking import Trained, figures, picture, rank_test, seed_noise, table
-from searching import decidedness, search_arguments, small_images, without_cells
+from searching import decision, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
 from nni_plugins.report.complexity import count_parameters
@@ -156,7 +156,7 @@ def do_search(piece: Piece, data: ImageData, folder: Path, clock: Clock) -> dict
     return {
         "genotype": found.genotype.to_json(),
         "seconds": clock.seconds(),
-        **decidedness(piece.settings, found.history),
+        **decision(found.history),
         "validation_accuracy": found.history[-1].get("validation_accuracy"),
         "history": without_cells(found.history),
     }
@@ -414,8 +414,9 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         "",
         "Means ± standard deviations over cells. Percentile: share of the random cells that are less accurate, and of "
         "those within 15 % of the cell's parameters (*equally large*). Search s: CPU seconds. Decided: 1 - entropy / "
-        "ln K of alpha's operation weights; gap: lead of an edge's best operation; validation: accuracy of the "
-        "supernet, or of the candidate. p: one-sided test of Mann and Whitney against the random cells.",
+        "ln K of alpha's operation weights, of RelativeNAS how far the learners have come together; gap: lead of an "
+        "edge's best operation; validation: accuracy of the supernet, or of the candidate. p: one-sided test of Mann "
+        "and Whitney against the random cells.",
         "",
         *table(figures(groups, random), random),
     ]

@@ -20,10 +20,10 @@ from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy import DARTS, Random, RegularizedEvolution
 
 from nni_plugins.data import SearchLoaders
-from nni_plugins.methods.bilevel.metrics import ALPHA_ENTROPY, ALPHA_GAP
-from nni_plugins.methods.metric import Metrics
+from nni_plugins.methods.metric import ALPHA_GAP, DECIDED, Metrics
 from nni_plugins.methods.spec import EpochEnd, MethodSpec, SearchMethod
-from nni_plugins.report.collapse import mean_entropy, mean_gap
+from nni_plugins.report.collapse import mean_gap
+from nni_plugins.report.decision import decidedness
 from nni_plugins.tools.checked import Checked, setting
 
 POPULATION, TOURNAMENT = 10, 3
@@ -73,7 +73,7 @@ class NNIDARTS(SearchMethod, DARTS):
         """
         alphas = torch.stack([alpha.detach()[:-1] for alpha in module.arch_parameters()])  # type: ignore[operator]
         weights = alphas.softmax(-1).cpu()
-        return {**epoch.training, ALPHA_ENTROPY: mean_entropy(weights), ALPHA_GAP: mean_gap(weights)}
+        return {**epoch.training, DECIDED: decidedness(weights), ALPHA_GAP: mean_gap(weights)}
 
 
 NNI_DARTS = MethodSpec(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -23,9 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from searching import decidedness, without_cells
+from searching import decision, without_cells
 
 from nni_plugins.data import load_data
+from nni_plugins.methods.metric import DECIDED
 from nni_plugins.methods.registry import method_spec
 from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
@@ -83,12 +85,13 @@ def run(settings: Settings, out: Path) -> None:
         threads = Stage.of_search(settings, data.fingerprint()).enter(work)
         found = search(settings, data, work, progress.keep)
         genotypes = [Genotype.from_json(epoch["genotype"]) for epoch in found.history]
-        atomic_write(out / "history.svg", draw_history(genotypes))
+        decided = [epoch.get(DECIDED.name, math.nan) for epoch in found.history]
+        atomic_write(out / "history.svg", draw_history(genotypes, curves={DECIDED.name: decided}))
         atomic_write(out / "genotype.json", found.genotype.to_json())
         result = {
             "settings": {**settings.to_dict(), "data": data.name},
             "data_sha256": data.fingerprint(),
-            **decidedness(settings, found.history),
+            **decision(found.history),
             "hours": sum(epoch["seconds"] for epoch in found.history) / 3600,
             "machine": f"{platform.machine()} CPU, {' then '.join(map(str, threads))} thread(s)",
             "versions": {"python": platform.python_version()}

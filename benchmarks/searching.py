@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nni_plugins.data import ImageData, load_data
-from nni_plugins.run.settings import Settings
-from search_spaces.registry import space_spec
+from nni_plugins.methods.metric import ALPHA_GAP, DECIDED
 
 
 def search_arguments(description: str, **defaults: int | float) -> argparse.ArgumentParser:
@@ -53,15 +51,9 @@ def small_images(arguments: argparse.Namespace) -> ImageData:
     return replace(data, x_train=scaled(x_train), y_train=y_train, x_test=scaled(data.x_test))
 
 
-def decidedness(settings: Settings, history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return how far a search has moved from undecided: ``decided``, 1 - entropy / ln K, and ``gap``.
-
-    Both are of alpha's operation weights after the last epoch, means over the edges; None where there is no alpha.
-    """
-    layout = space_spec(settings.space).layout
-    candidates = settings.space_arguments.get("operations") or next(iter(layout.values())).operations
-    entropy, gap = (history[-1].get(name) for name in ("alpha_entropy", "alpha_gap"))
-    return {"decided": None if entropy is None else 1 - entropy / math.log(len(candidates)), "gap": gap}
+def decision(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return how far a search has decided after its last epoch; None for what its method does not measure."""
+    return {"decided": history[-1].get(DECIDED.name), "gap": history[-1].get(ALPHA_GAP.name)}
 
 
 def without_cells(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
