@@ -1,15 +1,18 @@
-"""What the benchmarks that search on small images have in common: their arguments and their data."""
+"""What the benchmarks that search have in common: arguments, data, and what they keep of a search."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from nni_plugins.data import ImageData, load_data
+from nni_plugins.methods.metric import ALPHA_GAP, DECIDED
 
 
 def search_arguments(description: str, **defaults: int | float) -> argparse.ArgumentParser:
@@ -46,3 +49,13 @@ def small_images(arguments: argparse.Namespace) -> ImageData:
     first = slice(arguments.images)
     x_train, y_train = data.x_train[first], data.y_train[first]
     return replace(data, x_train=scaled(x_train), y_train=y_train, x_test=scaled(data.x_test))
+
+
+def decision(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return how far a search has decided after its last epoch; None for what its method does not measure."""
+    return {"decided": history[-1].get(DECIDED.name), "gap": history[-1].get(ALPHA_GAP.name)}
+
+
+def without_cells(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the metrics of every epoch, without its cell."""
+    return [{name: value for name, value in epoch.items() if name != "genotype"} for epoch in history]
