@@ -43,7 +43,7 @@ def test_training_lowers_the_loss(transfer: Any, name: str) -> None:
     images, targets = task.draw(16, 0)
     pictures = transfer.Pictures(images[:, None], targets)
     before = float(task.loss(model, *pictures))
-    transfer.train(task, model, pictures, epochs=8)
+    transfer.train(task, model, pictures, epochs=20)
     assert float(task.loss(model.train(), *pictures)) < 0.8 * before
 
 
