@@ -35,6 +35,7 @@ COMMANDS = (
     "export",
     "check",
     "predict",
+    "variants",
     "draw",
     "describe",
     "space",

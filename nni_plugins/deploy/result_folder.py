@@ -16,6 +16,8 @@ REFERENCE_FILE = "reference.npz"
 STANDALONE_FILE = "standalone.onnx"
 STANDALONE_REFERENCE_FILE = "standalone.npz"
 REPORT_FILE = "report.json"
+VARIANTS_FOLDER = "variants"
+"""Made later, of the model in the folder: a new model drops it."""
 RESULT_FILES = (
     GENOTYPE_FILE,
     CELLS_FILE,
@@ -26,6 +28,7 @@ RESULT_FILES = (
     STANDALONE_FILE,
     STANDALONE_REFERENCE_FILE,
     REPORT_FILE,
+    VARIANTS_FOLDER,
 )
 
 

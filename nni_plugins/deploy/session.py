@@ -16,8 +16,28 @@ class Unusable(ValueError):
     """A file of a result folder that cannot be used; the text says why and what to do."""
 
 
-def open_session(model: bytes | str, threads: int, *, name: str = "the model") -> onnxruntime.InferenceSession:
-    """Return an onnxruntime session on the CPU for a model's bytes or path; ``name`` is what messages call it.
+def open_session(
+    model: bytes | str,
+    threads: int,
+    *,
+    name: str = "the model",
+    provider: str = PROVIDER,
+    profile: str | None = None,
+) -> onnxruntime.InferenceSession:
+    """Return an onnxruntime session.
+
+    Parameters
+    ----------
+    model
+        Bytes or path.
+    threads
+        Threads that an operator may use.
+    name
+        What messages call the model.
+    provider
+        Execution provider; what it cannot compute is left to the CPU.
+    profile
+        Path that the file of onnxruntime's profiler begins with, or None not to profile.
 
     Raises
     ------
@@ -28,8 +48,11 @@ def open_session(model: bytes | str, threads: int, *, name: str = "the model") -
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     try:
-        return onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+        return onnxruntime.InferenceSession(model, options, providers=list(dict.fromkeys((provider, PROVIDER))))
     except Exception as error:
         raise Unusable(f"onnxruntime does not load {name}: {first_line(error)}") from error
 

@@ -1,0 +1,138 @@
+"""Rewrites of an exported graph that keep what it computes and give runtimes the operators that they are made for.
+
+NNI's cells add up the inputs of a node as ``torch.stack(inputs).sum(0)``: a copy of every input, in operators that
+runtimes neither fuse nor quantise. Here they become additions. BatchNorm that the exporter cannot fold, because it
+follows the concatenation of two convolutions (DARTS's factorised reduction), is folded into both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnxscript import ir
+from onnxscript.ir import convenience, passes
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of the same function, without sums of stacked tensors and BatchNorm after concatenations.
+
+    Parameters
+    ----------
+    model
+        Exported in evaluation mode. What does not match is left as it is, as is a model that is simplified already.
+    """
+    simplified = ir.from_proto(model)
+    for node in list(simplified.graph):
+        if node.op_type == "ReduceSum":
+            _add_instead_of_stacking(node)
+        elif node.op_type == "BatchNormalization":
+            _fold_through_concatenation(node)
+    passes.common.RemoveUnusedNodesPass()(simplified)
+    return ir.to_proto(simplified)
+
+
+def compact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a quantised model of the same function in fewer bytes.
+
+    In a small network names, equal scales, zero points that are zero and attributes that are the default take more
+    room than weights. Operators of the network keep their names, tensors between them get short ones.
+
+    Parameters
+    ----------
+    model
+        With QDQ operators.
+    """
+    compacted = ir.from_proto(model)
+    graph = compacted.graph
+    for node in graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.name = ""
+        if node.op_type == "DequantizeLinear" and _is_zero_point_of_weights(node):
+            node.resize_inputs(2)
+        for name, default in _CONVOLUTION_DEFAULTS.items() if node.op_type == "Conv" else ():
+            if name in node.attributes and set(np.ravel(node.attributes[name].value).tolist()) == {default}:
+                del node.attributes[name]
+    passes.common.DeduplicateInitializersPass()(compacted)
+    passes.common.RemoveUnusedNodesPass()(compacted)
+    for index, constant in enumerate(list(graph.initializers.values())):
+        constant.name = f"c{index}"
+    between = [value for node in graph for value in node.outputs if not value.is_graph_output()]
+    for index, value in enumerate(between):
+        value.name = f"t{index}"
+    smaller = ir.to_proto(compacted)
+    del smaller.graph.value_info[:]
+    return smaller
+
+
+_CONVOLUTION_DEFAULTS = {"auto_pad": "NOTSET", "dilations": 1, "strides": 1, "pads": 0, "group": 1}
+
+
+def _is_zero_point_of_weights(node: ir.Node) -> bool:
+    """Return whether a weight is dequantised about zero; onnxruntime wants the zero points of activations written."""
+    weight, _, *zero = node.inputs
+    return (
+        weight.const_value is not None and bool(zero) and zero[0] is not None and not zero[0].const_value.numpy().any()
+    )
+
+
+def _add_instead_of_stacking(total: ir.Node) -> None:
+    """Replace the sum over a new first axis of ``Concat(Unsqueeze(x), Unsqueeze(y), ...)`` by ``x + y + ...``."""
+    stack = total.inputs[0].producer()
+    if not _is(stack, "Concat", axis=0) or total.attributes.get_int("keepdims", 1) or not _is_over_first_axis(total):
+        return
+    parts = [value.producer() for value in stack.inputs]
+    if not all(_is(part, "Unsqueeze") and _is_over_first_axis(part) for part in parts):
+        return
+    running, additions = parts[0].inputs[0], []
+    for index, part in enumerate(parts[1:], 1):
+        name = total.outputs[0].name if index == len(parts) - 1 else f"{total.outputs[0].name}_of_{index + 1}"
+        additions.append(ir.node("Add", [running, part.inputs[0]], name=f"add_{name}"))
+        running = additions[-1].outputs[0]
+        running.name, running.type, running.shape = name, total.outputs[0].type, total.outputs[0].shape
+    convenience.replace_nodes_and_values(total.graph, total, [total], additions, total.outputs, [running])
+
+
+def _fold_through_concatenation(norm: ir.Node) -> None:
+    """Scale and shift the convolutions whose concatenated outputs ``norm`` alone reads."""
+    joined = norm.inputs[0].producer()
+    if not _is(joined, "Concat", axis=1) or len(joined.outputs[0].uses()) != 1:
+        return
+    convolutions = [value.producer() for value in joined.inputs]
+    if not all(_is(node, "Conv") and len(node.outputs[0].uses()) == 1 for node in convolutions):
+        return
+    scale, shift, mean, variance = (_array(value) for value in norm.inputs[1:])
+    factor = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+    start = 0
+    for node in convolutions:
+        weight = _array(node.inputs[1])
+        bias = _array(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(len(weight))
+        channels = slice(start, start := start + len(weight))
+        folded = {
+            "weight": weight * factor[channels].reshape(-1, *[1] * (weight.ndim - 1)),
+            "bias": (bias - mean[channels]) * factor[channels] + shift[channels],
+        }
+        node.resize_inputs(3)
+        for index, (kind, array) in enumerate(folded.items(), 1):
+            tensor = ir.tensor(array.astype(np.float32), name=f"{node.outputs[0].name}_folded_{kind}")
+            constant = ir.val(tensor.name, const_value=tensor)
+            node.graph.register_initializer(constant)
+            node.replace_input_with(index, constant)
+    convenience.replace_nodes_and_values(norm.graph, norm, [norm], [], norm.outputs, joined.outputs)
+
+
+def _is(node: ir.Node | None, op_type: str, **integers: int) -> bool:
+    """Return whether ``node`` is an operator with these attributes."""
+    return (
+        node is not None
+        and node.op_type == op_type
+        and all(node.attributes.get_int(name) == value for name, value in integers.items())
+    )
+
+
+def _is_over_first_axis(node: ir.Node) -> bool:
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    return axes is not None and axes.numpy().tolist() == [0]
+
+
+def _array(value: ir.Value) -> np.ndarray:
+    return value.const_value.numpy().astype(np.float64)
