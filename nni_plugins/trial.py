@@ -32,12 +32,14 @@ from nni_plugins.methods.divergence import Diverged
 from nni_plugins.run.candidate import evaluate_candidate, look_up_candidate, sample_of
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import load_genotype
-from nni_plugins.run.pipeline import run, run_retraining
+from nni_plugins.run.pipeline import RunResult, run, run_retraining
 from nni_plugins.run.retrain import retraining_settings
 from nni_plugins.run.scaling import advice_on_deciding, scaled_to
 from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.trial_record import TrialRecord
 from nni_plugins.run.values import parse_assignments
+from nni_plugins.run.variants import make_variants
+from nni_plugins.run.variants import summary as variants_summary
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code, is_own, own
 from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
@@ -129,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-root", default="data", help="folder of torchvision's data sets")
     parser.add_argument("--download", action="store_true", help="fetch a torchvision data set that is missing")
     parser.add_argument("--threads", type=int, help="threads on the CPU; one is fastest for very small networks")
+    parser.add_argument("--variants", action="store_true", help="compare the result as INT8 and float16 as well")
     parser.add_argument("--exported", default="exported", help="folder that results go to")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of all trials")
     return parser
@@ -206,14 +209,15 @@ def search_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) ->
     settings = scaled(settings_of(parameters, arguments, stem=stem_of(data.image_size)), data, parameters, arguments)
     if advice := advice_on_deciding(data, settings, {*parse_assignments(arguments.set), *parameters}):
         print(advice, flush=True)
-    return run(
+    result = run(
         settings,
         data,
         out=result_folder(arguments),
         work=work_folder(),
         force=True,  # the folder carries this trial's id: only its own earlier attempt can be there
         on_epoch=report_epoch,
-    ).summary()
+    )
+    return final_result(result, data, arguments)
 
 
 def retrain_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -241,9 +245,17 @@ def retrain_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -
     settings = settings_with()
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings_with(stem=stem_of(data.image_size)), data, parameters, arguments)
-    return run_retraining(
+    result = run_retraining(
         genotype, settings, data, out=result_folder(arguments), work=work_folder(), force=True, on_epoch=report_epoch
-    ).summary()
+    )
+    return final_result(result, data, arguments)
+
+
+def final_result(result: RunResult, data: ImageSet, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what NNI is told of a result, with its variants made and compared if the command line asks for it."""
+    if not arguments.variants:
+        return result.summary()
+    return {**result.summary(), **variants_summary(make_variants(result.folder, data))}
 
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,6 +20,7 @@ STRATEGY_HELP = f"{', '.join(built_in_specs())}, that of an installed package, o
 SPACE_HELP = f"{', '.join(built_in_spaces())}, that of an installed package, or module:function for your own"
 OWN_SPACE_HELP = "module:function of your own space; that a file names it does not import it"
 FORCE_HELP = "replace the result in the folder if there is one"
+VARIANTS_HELP = "then make and compare INT8, float16 and PyTorch as well, see nni-plugins variants"
 SET_HELP = (
     "one setting: of the strategy or the search (epochs=50, warmup_epochs=15, 'arch_lr=Confident(power=2)'), of the "
     "retraining (retrain.epochs=600), of the search space (space.channels=16) or of the evaluation network "
@@ -70,3 +71,4 @@ def add_out(parser: argparse.ArgumentParser) -> None:
         help="folder to make; checkpoints and logs go to OUT.run meanwhile",
     )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
+    parser.add_argument("--variants", action="store_true", help=VARIANTS_HELP)

@@ -23,8 +23,16 @@ def scaled(settings: Settings, data: ImageSet, arguments: argparse.Namespace) ->
     return settings
 
 
-def finish(result: RunResult) -> int:
-    """Say where the result lies and repeat its deployment check; return the check's exit status."""
+def finish(result: RunResult, *, variants_on: ImageSet | None = None) -> int:
+    """Say where the result lies and repeat its deployment check; return the check's exit status.
+
+    Parameters
+    ----------
+    result
+        What the run has left.
+    variants_on
+        The data set that the variants of the result are to be made and compared on, or None not to.
+    """
     from nni_plugins.deploy import check
 
     print(f"test accuracy {result.report['test_accuracy']:.2f} %, {result.report['parameters']:,} parameters")
@@ -34,4 +42,10 @@ def finish(result: RunResult) -> int:
             "it is chosen on the test set"
         )
     print(f"the result lies in {result.folder}; nni-plugins check {result.folder} repeats the check below")
-    return check.main([str(result.folder)])
+    status = check.main([str(result.folder)])
+    if variants_on is not None:
+        from nni_plugins.deploy.variants import print_variants
+        from nni_plugins.run.variants import make_variants
+
+        print_variants(make_variants(result.folder, variants_on), result.folder)
+    return status

@@ -76,8 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
     if initial is not None:
         print(initial.sentence(data))
-    return finish(
-        run_retraining(
-            genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force, initial=initial
-        )
+    result = run_retraining(
+        genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force, initial=initial
     )
+    return finish(result, variants_on=data if arguments.variants else None)

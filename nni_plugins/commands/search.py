@@ -49,4 +49,5 @@ def run(arguments: argparse.Namespace) -> int:
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
     if advice := advice_on_deciding(data, settings, parse_assignments(arguments.set)):
         print(advice)
-    return finish(pipeline.run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force))
+    result = pipeline.run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force)
+    return finish(result, variants_on=data if arguments.variants else None)

@@ -7,10 +7,15 @@ follows the concatenation of two convolutions (DARTS's factorised reduction), is
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnxscript import ir
 from onnxscript.ir import convenience, passes
+
+_Node = Any
+"""A node of a graph; onnxscript's own type says of each of its parts that it may be missing."""
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -21,7 +26,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     model
         Exported in evaluation mode. What does not match is left as it is, as is a model that is simplified already.
     """
-    simplified = ir.from_proto(model)
+    simplified: Any = ir.from_proto(model)
     for node in list(simplified.graph):
         if node.op_type == "ReduceSum":
             _add_instead_of_stacking(node)
@@ -42,7 +47,7 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
     model
         With QDQ operators.
     """
-    compacted = ir.from_proto(model)
+    compacted: Any = ir.from_proto(model)
     graph = compacted.graph
     for node in graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -67,15 +72,13 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
 _CONVOLUTION_DEFAULTS = {"auto_pad": "NOTSET", "dilations": 1, "strides": 1, "pads": 0, "group": 1}
 
 
-def _is_zero_point_of_weights(node: ir.Node) -> bool:
+def _is_zero_point_of_weights(node: _Node) -> bool:
     """Return whether a weight is dequantised about zero; onnxruntime wants the zero points of activations written."""
-    weight, _, *zero = node.inputs
-    return (
-        weight.const_value is not None and bool(zero) and zero[0] is not None and not zero[0].const_value.numpy().any()
-    )
+    weight, _, *points = node.inputs
+    return weight.const_value is not None and all(point and not point.const_value.numpy().any() for point in points)
 
 
-def _add_instead_of_stacking(total: ir.Node) -> None:
+def _add_instead_of_stacking(total: _Node) -> None:
     """Replace the sum over a new first axis of ``Concat(Unsqueeze(x), Unsqueeze(y), ...)`` by ``x + y + ...``."""
     stack = total.inputs[0].producer()
     if not _is(stack, "Concat", axis=0) or total.attributes.get_int("keepdims", 1) or not _is_over_first_axis(total):
@@ -92,7 +95,7 @@ def _add_instead_of_stacking(total: ir.Node) -> None:
     convenience.replace_nodes_and_values(total.graph, total, [total], additions, total.outputs, [running])
 
 
-def _fold_through_concatenation(norm: ir.Node) -> None:
+def _fold_through_concatenation(norm: _Node) -> None:
     """Scale and shift the convolutions whose concatenated outputs ``norm`` alone reads."""
     joined = norm.inputs[0].producer()
     if not _is(joined, "Concat", axis=1) or len(joined.outputs[0].uses()) != 1:
@@ -120,7 +123,7 @@ def _fold_through_concatenation(norm: ir.Node) -> None:
     convenience.replace_nodes_and_values(norm.graph, norm, [norm], [], norm.outputs, joined.outputs)
 
 
-def _is(node: ir.Node | None, op_type: str, **integers: int) -> bool:
+def _is(node: _Node, op_type: str, **integers: int) -> bool:
     """Return whether ``node`` is an operator with these attributes."""
     return (
         node is not None
@@ -129,10 +132,10 @@ def _is(node: ir.Node | None, op_type: str, **integers: int) -> bool:
     )
 
 
-def _is_over_first_axis(node: ir.Node) -> bool:
+def _is_over_first_axis(node: _Node) -> bool:
     axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     return axes is not None and axes.numpy().tolist() == [0]
 
 
-def _array(value: ir.Value) -> np.ndarray:
+def _array(value: Any) -> np.ndarray:
     return value.const_value.numpy().astype(np.float64)

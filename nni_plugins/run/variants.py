@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -162,7 +163,7 @@ def make_variants(
     net = load_net(folder)
     with reserved(folder.resolve()), _cleared(target, force=force) as temporary:
         variants = _Workbench(folder / MODEL_FILE, temporary, net, data, reference, settings).measure()
-        report = {
+        report: dict[str, Any] = {
             "model_sha256": reference.sha256,
             "data": {"name": data.name, "sha256": data.fingerprint(), "test_images": len(data.y_test)},
             "calibration": {
@@ -177,8 +178,9 @@ def make_variants(
             "versions": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "torch")},
             "variants": [variant.to_dict() for variant in variants],
         }
-        (temporary / VARIANTS_FILE).write_text(strict_json(report) + "\n")
-    return report
+        text = strict_json(report)
+        (temporary / VARIANTS_FILE).write_text(text + "\n")
+    return json.loads(text)
 
 
 @contextlib.contextmanager
