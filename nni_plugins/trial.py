@@ -38,7 +38,7 @@ from nni_plugins.run.scaling import advice_on_deciding, scaled_to
 from nni_plugins.run.settings import Settings, by_section
 from nni_plugins.run.trial_record import TrialRecord
 from nni_plugins.run.values import parse_assignments
-from nni_plugins.run.variants import make_variants
+from nni_plugins.run.variants import QUICK_VARIANTS, VariantSettings, make_variants
 from nni_plugins.run.variants import summary as variants_summary
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code, is_own, own
@@ -255,7 +255,10 @@ def final_result(result: RunResult, data: ImageSet, arguments: argparse.Namespac
     """Return what NNI is told of a result, with its variants made and compared if the command line asks for it."""
     if not arguments.variants:
         return result.summary()
-    return {**result.summary(), **variants_summary(make_variants(result.folder, data))}
+    return {
+        **result.summary(),
+        **variants_summary(make_variants(result.folder, data, VariantSettings(only=QUICK_VARIANTS))),
+    }
 
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

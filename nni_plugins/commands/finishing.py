@@ -45,7 +45,8 @@ def finish(result: RunResult, *, variants_on: ImageSet | None = None) -> int:
     status = check.main([str(result.folder)])
     if variants_on is not None:
         from nni_plugins.deploy.variants import print_variants
-        from nni_plugins.run.variants import make_variants
+        from nni_plugins.run.variants import QUICK_VARIANTS, VariantSettings, make_variants
 
-        print_variants(make_variants(result.folder, variants_on), result.folder)
+        settings = VariantSettings(only=QUICK_VARIANTS)
+        print_variants(make_variants(result.folder, variants_on, settings), result.folder)
     return status

@@ -51,6 +51,8 @@ from nni_plugins.tools.atomic_files import atomic_directory, clear_killed, refus
 VARIANTS_FILE = "variants.json"
 INT8_FILE = "model.int8.onnx"
 FLOAT16_FILE = "model.float16.onnx"
+QUICK_VARIANTS = (FLOAT32, INT8, FLOAT16, EAGER)
+"""All but the one that takes minutes to compile."""
 _FILES = (VARIANTS_FILE, INT8_FILE, FLOAT16_FILE)
 _TEST_BATCH = 64
 

@@ -49,6 +49,16 @@ def test_retrain_a_published_cell(tiny_data: str, tmp_path: Path, capsys: pytest
     assert Genotype.load(out / "genotype.json") == published("bnas_v2_clr_v1")
 
 
+def test_variants_follow_a_retraining_and_go_with_its_model(tiny_data: str, tmp_path: Path) -> None:
+    out = tmp_path / "retrained"
+    command = ["retrain", "bnas_v2_clr_v1", "--data", tiny_data, "--out", str(out), *TRAIN, *SIZES]
+    assert main([*command, "--variants"]) == 0
+    names = [each["name"] for each in json.loads((out / "variants" / "variants.json").read_text())["variants"]]
+    assert names == ["float32", "int8", "float16", "pytorch"]
+    assert main([*command, "--force"]) == 0
+    assert {file.name for file in out.iterdir()} == FILES - {"history.svg"}
+
+
 def test_retrain_the_cell_of_an_earlier_epoch(searched: Path, tiny_data: str, tmp_path: Path) -> None:
     out = tmp_path / "first"
     assert main(["retrain", str(searched), "--epoch", "1", "--out", str(out), *TRAIN, "--set", "net.channels=8"]) == 0
