@@ -175,7 +175,18 @@ def markdown(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
             ", ".join(row["slower"][:3]) or "none",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *(_described(Path(name)) for name in arguments.results)]) + "\n"
+
+
+def _described(folder: Path) -> str:
+    """Return what a trained network is, in one line."""
+    report = read_report(folder)
+    data, settings = report["data"], report["settings"]
+    sizes = ", ".join(f"{name} {value}" for name, value in settings["net_arguments"].items())
+    return (
+        f"- {folder.name}: {settings['space']} ({sizes}), {settings['retrain']['epochs']} epochs, "
+        f"{data['training_images']} training and {data['test_images']} test images of side {data['image_size']}"
+    )
 
 
 def main() -> None:

@@ -54,22 +54,33 @@ def compact(model: onnx.ModelProto) -> onnx.ModelProto:
             node.name = ""
         if node.op_type == "DequantizeLinear" and _is_zero_point_of_weights(node):
             node.resize_inputs(2)
-        for name, default in _CONVOLUTION_DEFAULTS.items() if node.op_type == "Conv" else ():
+        for name, default in _DEFAULTS.items() if node.op_type in ("Conv", "AveragePool", "MaxPool") else ():
             if name in node.attributes and set(np.ravel(node.attributes[name].value).tolist()) == {default}:
                 del node.attributes[name]
+        if node.op_type == "Conv":
+            node.attributes.pop("kernel_shape", None)  # the weight has it
     passes.common.DeduplicateInitializersPass()(compacted)
     passes.common.RemoveUnusedNodesPass()(compacted)
     for index, constant in enumerate(list(graph.initializers.values())):
-        constant.name = f"c{index}"
+        constant.name = f"c{np.base_repr(index, 36)}"
     between = [value for node in graph for value in node.outputs if not value.is_graph_output()]
     for index, value in enumerate(between):
-        value.name = f"t{index}"
+        value.name = f"t{np.base_repr(index, 36)}"
     smaller = ir.to_proto(compacted)
     del smaller.graph.value_info[:]
     return smaller
 
 
-_CONVOLUTION_DEFAULTS = {"auto_pad": "NOTSET", "dilations": 1, "strides": 1, "pads": 0, "group": 1}
+_DEFAULTS = {
+    "auto_pad": "NOTSET",
+    "ceil_mode": 0,
+    "count_include_pad": 0,
+    "dilations": 1,
+    "group": 1,
+    "pads": 0,
+    "storage_order": 0,
+    "strides": 1,
+}
 
 
 def _is_zero_point_of_weights(node: _Node) -> bool:
