@@ -26,10 +26,11 @@ import torch
 from onnxruntime.quantization import QuantType
 
 from nni_plugins.data import ImageSet, load_data
-from nni_plugins.deploy.check import load_reference, open_session
+from nni_plugins.deploy.check import load_reference
 from nni_plugins.deploy.export import export_onnx
 from nni_plugins.deploy.precision import to_int8
-from nni_plugins.deploy.variants import PROVIDER, onnx_predictor, predict_classes, profile, slower_operators
+from nni_plugins.deploy.session import PROVIDER, open_session
+from nni_plugins.deploy.variants import onnx_predictor, predict_classes, profile, slower_operators
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.variants import calibration_images
 from nni_plugins.tools.atomic_files import atomic_write, strict_json

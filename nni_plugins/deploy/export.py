@@ -47,8 +47,8 @@ from nni_plugins.deploy.result_folder import (
     refuse_existing_result,
 )
 from nni_plugins.deploy.session import first_line, open_session, run_model
+from nni_plugins.deploy.smaller_graph import fold_batchnorm
 from nni_plugins.deploy.standalone import StandaloneReference, build_standalone, opset_of
-from nni_plugins.deploy.simplification import simplify
 from nni_plugins.report.cell_picture import draw_cells
 from nni_plugins.report.complexity import total_stride
 from nni_plugins.tools.atomic_files import strict_json
@@ -123,7 +123,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: str | Path, *, opset: int
             f"Operator set {opset} cannot express the network, which was written in {opset_of(model)}; choose opset "
             f"{OPSET}, or another from {OLDEST_OPSET} on."
         )
-    model = simplify(model)
+    model = fold_batchnorm(model)
     _drop_traces(model)
     onnx.save(model, path)
 

@@ -23,7 +23,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from nni_plugins.deploy.simplification import compact, simplify
+from nni_plugins.deploy.smaller_graph import compact
 
 CALIBRATION_METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -110,7 +110,7 @@ def to_float16(source: Path, target: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet():
-        onnx.save(convert_float_to_float16(simplify(onnx.load(source)), keep_io_types=True), target)
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
 def _lossy_layers(prepared: Path, quantised: Path, images: np.ndarray) -> list[LossyLayer]:
@@ -129,11 +129,10 @@ def _lossy_layers(prepared: Path, quantised: Path, images: np.ndarray) -> list[L
 
 
 def _prepared(source: Path, folder: Path) -> Path:
-    """Write the float model as quantisation takes it, simplified and with the shapes of all tensors."""
-    simplified, prepared = folder / "simplified.onnx", folder / "prepared.onnx"
-    onnx.save(simplify(onnx.load(source)), simplified)
+    """Write the float model as quantisation takes it, with the shapes of all tensors."""
+    prepared = folder / "prepared.onnx"
     # Symbolic shape inference is for transformers; what onnx infers is all that convolutional networks need.
-    quant_pre_process(simplified, prepared, skip_symbolic_shape=True)
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
     return prepared
 
 

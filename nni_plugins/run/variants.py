@@ -24,6 +24,7 @@ from nni_plugins.data.streamed import available_cpus
 from nni_plugins.deploy.check import Reference, load_reference
 from nni_plugins.deploy.precision import CALIBRATION_METHODS, to_float16, to_int8
 from nni_plugins.deploy.result_folder import MODEL_FILE, REFERENCE_FILE, REPORT_FILE, VARIANTS_FOLDER
+from nni_plugins.deploy.session import PROVIDER
 from nni_plugins.deploy.variants import (
     BATCH_SIZES,
     COMPILED,
@@ -31,7 +32,6 @@ from nni_plugins.deploy.variants import (
     FLOAT16,
     FLOAT32,
     INT8,
-    PROVIDER,
     VARIANTS,
     Predict,
     Variant,

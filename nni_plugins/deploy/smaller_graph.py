@@ -1,9 +1,4 @@
-"""Rewrites of an exported graph that keep what it computes and give runtimes the operators that they are made for.
-
-NNI's cells add up the inputs of a node as ``torch.stack(inputs).sum(0)``: a copy of every input, in operators that
-runtimes neither fuse nor quantise. Here they become additions. BatchNorm that the exporter cannot fold, because it
-follows the concatenation of two convolutions (DARTS's factorised reduction), is folded into both.
-"""
+"""Rewrites of an ONNX graph that keep what it computes and leave less of it."""
 
 from __future__ import annotations
 
@@ -18,22 +13,23 @@ _Node = Any
 """A node of a graph; onnxscript's own type says of each of its parts that it may be missing."""
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model of the same function, without sums of stacked tensors and BatchNorm after concatenations.
+def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose convolutions have taken over the BatchNorm that follows their concatenation.
+
+    Exporter and runtimes fold BatchNorm that follows one convolution. DARTS's factorised reduction has it after the
+    concatenation of two.
 
     Parameters
     ----------
     model
-        Exported in evaluation mode. What does not match is left as it is, as is a model that is simplified already.
+        Exported in evaluation mode. What does not match is left as it is.
     """
-    simplified: Any = ir.from_proto(model)
-    for node in list(simplified.graph):
-        if node.op_type == "ReduceSum":
-            _add_instead_of_stacking(node)
-        elif node.op_type == "BatchNormalization":
+    folded: Any = ir.from_proto(model)
+    for node in list(folded.graph):
+        if node.op_type == "BatchNormalization":
             _fold_through_concatenation(node)
-    passes.common.RemoveUnusedNodesPass()(simplified)
-    return ir.to_proto(simplified)
+    passes.common.RemoveUnusedNodesPass()(folded)
+    return ir.to_proto(folded)
 
 
 def compact(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -89,23 +85,6 @@ def _is_zero_point_of_weights(node: _Node) -> bool:
     return weight.const_value is not None and all(point and not point.const_value.numpy().any() for point in points)
 
 
-def _add_instead_of_stacking(total: _Node) -> None:
-    """Replace the sum over a new first axis of ``Concat(Unsqueeze(x), Unsqueeze(y), ...)`` by ``x + y + ...``."""
-    stack = total.inputs[0].producer()
-    if not _is(stack, "Concat", axis=0) or total.attributes.get_int("keepdims", 1) or not _is_over_first_axis(total):
-        return
-    parts = [value.producer() for value in stack.inputs]
-    if not all(_is(part, "Unsqueeze") and _is_over_first_axis(part) for part in parts):
-        return
-    running, additions = parts[0].inputs[0], []
-    for index, part in enumerate(parts[1:], 1):
-        name = total.outputs[0].name if index == len(parts) - 1 else f"{total.outputs[0].name}_of_{index + 1}"
-        additions.append(ir.node("Add", [running, part.inputs[0]], name=f"add_{name}"))
-        running = additions[-1].outputs[0]
-        running.name, running.type, running.shape = name, total.outputs[0].type, total.outputs[0].shape
-    convenience.replace_nodes_and_values(total.graph, total, [total], additions, total.outputs, [running])
-
-
 def _fold_through_concatenation(norm: _Node) -> None:
     """Scale and shift the convolutions whose concatenated outputs ``norm`` alone reads."""
     joined = norm.inputs[0].producer()
@@ -141,11 +120,6 @@ def _is(node: _Node, op_type: str, **integers: int) -> bool:
         and node.op_type == op_type
         and all(node.attributes.get_int(name) == value for name, value in integers.items())
     )
-
-
-def _is_over_first_axis(node: _Node) -> bool:
-    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
-    return axes is not None and axes.numpy().tolist() == [0]
 
 
 def _array(value: Any) -> np.ndarray:
