@@ -35,6 +35,8 @@ COMMANDS = (
     "export",
     "check",
     "predict",
+    "report",
+    "compare",
     "draw",
     "describe",
     "space",

@@ -16,6 +16,7 @@ REFERENCE_FILE = "reference.npz"
 STANDALONE_FILE = "standalone.onnx"
 STANDALONE_REFERENCE_FILE = "standalone.npz"
 REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
 RESULT_FILES = (
     GENOTYPE_FILE,
     CELLS_FILE,
@@ -26,6 +27,7 @@ RESULT_FILES = (
     STANDALONE_FILE,
     STANDALONE_REFERENCE_FILE,
     REPORT_FILE,
+    PAGE_FILE,
 )
 
 
