@@ -69,7 +69,10 @@ class Figures:
             checks = [*deployment["parity"], *filter(None, [deployment.get("test_parity")])]
             differences = [check["max_rel_difference"] for check in checks]
             return cls(
-                *(settings[name] for name in ("strategy", "space", "data", "seed")),
+                strategy=settings["strategy"],
+                space=settings["space"],
+                data=settings["data"],
+                seed=settings["seed"],
                 test_accuracy=report["test_accuracy"],
                 parameters=report["parameters"],
                 multiply_adds=report["multiply_adds"],

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 NONE = "–"
 """What stands where there is no number."""
@@ -23,18 +22,18 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
-def inline_svg(svg: str, name: str) -> Markup:
+def inline_svg(svg: str, name: str) -> str:
     """Return a picture as part of a page; its ids begin with ``name``, so that those of several pictures differ.
 
     Parameters
     ----------
     svg
-        A picture that this package has drawn; it is not escaped.
+        A picture that this package has drawn; templates put it in as it is, by ``safe``.
     name
         Unlike that of any other picture of the page.
     """
     bare = _DISPENSABLE.sub("", _PROLOG.sub("", svg))
-    return Markup(_NAME.sub(rf"\g<1>{name}-", bare).strip())
+    return _NAME.sub(rf"\g<1>{name}-", bare).strip()
 
 
 def percent(value: Any, digits: int = 2) -> str:

@@ -19,8 +19,8 @@ SIZES = ["--set", "net.channels=4", "--set", "net.deep_cells=0", "--set", "net.e
 TRAIN = ["--set", "retrain.epochs=1", "--set", "retrain.batch_size=16", "--set", "retrain.cutout=0"]
 SEARCH = ["--set", "epochs=2", "--set", "batch_size=16", "--set", "warmup_epochs=1", "--set", "space.channels=4"]
 FILES = {
-    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.json", "standalone.npz",
-    "standalone.onnx", "weights.safetensors",
+    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.html", "report.json",
+    "standalone.npz", "standalone.onnx", "weights.safetensors",
 }  # fmt: skip
 
 

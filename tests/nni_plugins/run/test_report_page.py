@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -291,3 +293,12 @@ def test_wrong_names_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "mine.html").write_text("mine")
     assert main(["report", str(folder), "--out", str(tmp_path / "mine.html")]) == 2
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_comparing_loads_neither_torch_nor_nni() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, nni=None); from nni_plugins.cli import main; "
+        f"sys.exit(main(['compare', {str(EXAMPLE)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=EXAMPLE.parents[1])
+    assert done.returncode == 0 and "97.21" in done.stdout, done.stderr
