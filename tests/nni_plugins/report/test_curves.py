@@ -14,7 +14,7 @@ def points(*figures: tuple[float, float]) -> list[Point]:
 
 
 def test_pareto_front() -> None:
-    # 1 is slower than 0 and no better; 2 is better than both; 3 is as fast as 2 and worse; 4 is as good as 2 and slower.
+    # 1 is slower than 0 and no better, 2 better than both, 3 as fast as 2 and worse, 4 as good as 2 and slower.
     found = pareto_front(points((1.0, 90.0), (2.0, 90.0), (3.0, 95.0), (3.0, 94.0), (4.0, 95.0)))
     assert [point.label for point in found] == ["0", "2"]
     assert pareto_front([]) == []
