@@ -10,7 +10,7 @@ from nni_plugins.report.cell_picture import draw_cells
 from nni_plugins.report.curves import draw_curves
 from nni_plugins.report.decision import DECIDED_GAP, SETTLED
 from nni_plugins.report.figures import Figures, flat_settings
-from nni_plugins.report.html import amount, percent, render
+from nni_plugins.report.html import NONE, amount, percent, render
 from search_spaces import Genotype
 
 _DECISION = {
@@ -167,8 +167,11 @@ def _settings(settings: Mapping[str, Any], usual: Mapping[str, Any] | None) -> d
     """Return what differs from the usual as name, value and usual value, and the others as name and value."""
     here = flat_settings(settings)
     there = here if usual is None else flat_settings(usual)
+    # A setting that only the usual ones have is younger than the report.
     changed = [
-        (name, here.get(name), there.get(name)) for name in {**here, **there} if here.get(name) != there.get(name)
+        (name, value, there.get(name, NONE))
+        for name, value in here.items()
+        if name not in there or there[name] != value
     ]
     names = {name for name, _, _ in changed}
     return {

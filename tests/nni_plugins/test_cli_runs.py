@@ -62,6 +62,7 @@ def test_retrain_the_cell_of_an_earlier_epoch(searched: Path, tiny_data: str, tm
 def test_export_makes_the_same_model_again(searched: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert main(["export", str(searched), "--out", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == FILES
     before, after = load_file(searched / "weights.safetensors"), load_file(out / "weights.safetensors")
     assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
     reports = [json.loads((folder / "report.json").read_text()) for folder in (searched, out)]
