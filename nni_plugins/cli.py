@@ -1,7 +1,7 @@
 """The command ``nni-plugins``: its commands are the modules of :mod:`nni_plugins.commands`.
 
-Only what a command needs is imported: help, mistakes in names, ``draw``, ``check``, ``predict``, ``score`` and ``list``
-(but for the settings) load neither torch nor NNI.
+Only what a command needs is imported: help, mistakes in names, ``draw``, ``check``, ``predict``, ``compare``, ``score``
+and ``list`` (but for the settings) load neither torch nor NNI.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ COMMANDS = (
     "check",
     "predict",
     "variants",
+    "report",
+    "compare",
     "draw",
     "describe",
     "space",

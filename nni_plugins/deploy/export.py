@@ -2,7 +2,7 @@
 
 The folder holds ``genotype.json``, ``cells.svg``, ``weights.safetensors``, ``model.onnx`` (one file, any batch size),
 ``reference.npz`` (what :mod:`nni_plugins.deploy.check` compares the model with), ``standalone.onnx`` with
-``standalone.npz`` (:mod:`nni_plugins.deploy.standalone`) and ``report.json``.
+``standalone.npz`` (:mod:`nni_plugins.deploy.standalone`), ``report.json`` and the pages that the caller makes of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ def export_result(
     net: nn.Module,
     data: ImageSet,
     report: Mapping[str, Any],
-    files: Mapping[str, str] | None = None,
+    pages: Callable[[Mapping[str, Any], Genotype], Mapping[str, str]] | None = None,
     force: bool = False,
     opset: int = OPSET,
     image_size: int | None = None,
@@ -184,8 +184,8 @@ def export_result(
         The data set; only its test images are used.
     report
         What is known so far (settings, seed, split, history, accuracies), JSON values only.
-    files
-        Further texts to put in, by file name.
+    pages
+        Makes further texts to put in, by file name, from the finished report and the genotype.
     force
         Replace the result in ``folder`` if there is one; other files there are kept.
     opset
@@ -234,8 +234,6 @@ def export_result(
         accuracy = 100 * float((logits.argmax(1) == labels).double().mean())
         Reference(images.numpy(), labels.numpy(), logits.numpy(), sha256, accuracy).save(temporary / REFERENCE_FILE)
 
-        for name, text in (files or {}).items():
-            (temporary / name).write_text(text)
         genotype.save(temporary / GENOTYPE_FILE)
         draw_cells(genotype, temporary / CELLS_FILE)
         state = {name: tensor.detach().clone().contiguous() for name, tensor in net.state_dict().items()}
@@ -271,7 +269,10 @@ def export_result(
             }
         )
         (temporary / REPORT_FILE).write_text(text + "\n")
-    return json.loads(text)
+        finished: dict[str, Any] = json.loads(text)
+        for name, page in (pages(finished, genotype) if pages else {}).items():
+            (temporary / name).write_text(page, encoding="utf-8")
+    return finished
 
 
 def load_weights(folder: Path, report: Mapping[str, Any]) -> dict[str, Tensor]:

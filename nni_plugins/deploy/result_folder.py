@@ -18,6 +18,7 @@ STANDALONE_REFERENCE_FILE = "standalone.npz"
 REPORT_FILE = "report.json"
 VARIANTS_FOLDER = "variants"
 """Made later, of the model in the folder: a new model drops it."""
+PAGE_FILE = "report.html"
 RESULT_FILES = (
     GENOTYPE_FILE,
     CELLS_FILE,
@@ -29,6 +30,7 @@ RESULT_FILES = (
     STANDALONE_REFERENCE_FILE,
     REPORT_FILE,
     VARIANTS_FOLDER,
+    PAGE_FILE,
 )
 
 

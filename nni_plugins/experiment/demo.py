@@ -128,7 +128,11 @@ def _run(config: Path, port: int, console: Console) -> int:
         console.print(over)
     if finals:
         folder = finals[0]["folder"]
-        console.print(f"The best result lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)
+        console.print(
+            f"The best result lies in {folder}; open its report.html in a browser (exported/README.md says what each "
+            f"file is), and nni-plugins report {experiment.id} makes a page of all.",
+            soft_wrap=True,
+        )
     console.print("To see the web UI again, closed to other machines:")
     if not is_closed():
         console.print(f"  {export_line()}", soft_wrap=True, markup=False)

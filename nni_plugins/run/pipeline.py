@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +22,13 @@ from nni_plugins.deploy.export import (
 from nni_plugins.deploy.result_folder import GENOTYPE_FILE, REPORT_FILE, WEIGHTS_FILE, refuse_existing_result
 from nni_plugins.methods.metric import ALPHA_GAP, CHANGED_SINCE_FIRST, DECIDED, EPOCHS_UNCHANGED
 from nni_plugins.report.complexity import count_multiply_adds, count_parameters
-from nni_plugins.report.history_picture import draw_history
 from nni_plugins.run.epoch_report import EpochRecord
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.latency import latency_report, load_table
 from nni_plugins.run.networks import build_net
 from nni_plugins.run.rehearsal import rehearse, rehearse_retraining
+from nni_plugins.run.report_page import pages
 from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import SearchResult, search
 from nni_plugins.run.settings import Settings
@@ -45,8 +44,6 @@ ROUNDING = 0.1
 
 _DECISION = (DECIDED.name, ALPHA_GAP.name, CHANGED_SINCE_FIRST.name, EPOCHS_UNCHANGED.name)
 """What the final result of a trial says of how far its search has decided, where the method measures it."""
-_DRAWN = (DECIDED.name, ALPHA_GAP.name, CHANGED_SINCE_FIRST.name)
-"""Shares that ``history.svg`` draws as curves."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +209,8 @@ def _retrain_and_export(
     }
     if (table := load_table(settings, data)) is not None:
         report["latency"] = latency_report(found.genotype, retrained.net, table, data)
-    genotypes = [Genotype.from_json(metrics["genotype"]) for metrics in found.history]
-    curves = {
-        name: [metrics.get(name, math.nan) for metrics in found.history]
-        for name in _DRAWN
-        if any(name in metrics for metrics in found.history)
-    }
-    files = {"history.svg": draw_history(genotypes, curves=curves)} if genotypes and genotypes[0].cells else {}
     report = export_result(
-        out, genotype=found.genotype, net=retrained.net, data=data, report=report, files=files, force=force
+        out, genotype=found.genotype, net=retrained.net, data=data, report=report, pages=pages, force=force
     )
     leave(work)
     return RunResult(out, found.genotype, report)
@@ -317,6 +307,7 @@ def export_again(
             net=net,
             data=image_set,
             report=kept,
+            pages=pages,
             force=force,
             opset=opset,
             image_size=image_size,

@@ -19,8 +19,8 @@ SIZES = ["--set", "net.channels=4", "--set", "net.deep_cells=0", "--set", "net.e
 TRAIN = ["--set", "retrain.epochs=1", "--set", "retrain.batch_size=16", "--set", "retrain.cutout=0"]
 SEARCH = ["--set", "epochs=2", "--set", "batch_size=16", "--set", "warmup_epochs=1", "--set", "space.channels=4"]
 FILES = {
-    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.json", "standalone.npz",
-    "standalone.onnx", "weights.safetensors",
+    "cells.svg", "genotype.json", "history.svg", "model.onnx", "reference.npz", "report.html", "report.json",
+    "standalone.npz", "standalone.onnx", "weights.safetensors",
 }  # fmt: skip
 
 
@@ -72,6 +72,7 @@ def test_retrain_the_cell_of_an_earlier_epoch(searched: Path, tiny_data: str, tm
 def test_export_makes_the_same_model_again(searched: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert main(["export", str(searched), "--out", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == FILES
     before, after = load_file(searched / "weights.safetensors"), load_file(out / "weights.safetensors")
     assert before.keys() == after.keys() and all((before[name] == after[name]).all() for name in before)
     reports = [json.loads((folder / "report.json").read_text()) for folder in (searched, out)]
