@@ -18,6 +18,8 @@ STANDALONE_REFERENCE_FILE = "standalone.npz"
 REPORT_FILE = "report.json"
 VARIANTS_FOLDER = "variants"
 """Made later, of the model in the folder: a new model drops it."""
+VARIANTS_FILE = "variants.json"
+"""In :data:`VARIANTS_FOLDER`."""
 PAGE_FILE = "report.html"
 RESULT_FILES = (
     GENOTYPE_FILE,

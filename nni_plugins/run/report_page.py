@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nni_plugins.deploy.result_folder import GENOTYPE_FILE, HISTORY_FILE, PAGE_FILE, REPORT_FILE
+from nni_plugins.deploy.result_folder import (
+    GENOTYPE_FILE,
+    HISTORY_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    VARIANTS_FILE,
+    VARIANTS_FOLDER,
+)
 from nni_plugins.methods.metric import ALPHA_GAP, CHANGED_SINCE_FIRST, DECIDED
 from nni_plugins.report.experiment_page import Trial, experiment_page
 from nni_plugins.report.figures import Figures
@@ -54,7 +61,7 @@ def page_of(folder: Path) -> str:
     if not (folder / GENOTYPE_FILE).is_file():
         raise FileNotFoundError(f"{folder} has no {GENOTYPE_FILE}; give a folder that search or retrain has made.")
     genotype = Genotype.load(folder / GENOTYPE_FILE)
-    variants = _read_variants(folder / "variants" / "variants.json")
+    variants = _read_variants(folder / VARIANTS_FOLDER / VARIANTS_FILE)
     try:
         history, usual = _history_picture(report), _usual_settings(report)
         return result_page(report, figures, genotype, history=history, usual=usual, variants=variants)

@@ -23,7 +23,14 @@ from nni_plugins.data.loaders import seeded
 from nni_plugins.data.streamed import available_cpus
 from nni_plugins.deploy.check import Reference, load_reference
 from nni_plugins.deploy.precision import CALIBRATION_METHODS, to_float16, to_int8
-from nni_plugins.deploy.result_folder import MODEL_FILE, REFERENCE_FILE, REPORT_FILE, VARIANTS_FOLDER
+from nni_plugins.deploy.result_folder import (
+    MODEL_FILE,
+    PAGE_FILE,
+    REFERENCE_FILE,
+    REPORT_FILE,
+    VARIANTS_FILE,
+    VARIANTS_FOLDER,
+)
 from nni_plugins.deploy.session import PROVIDER
 from nni_plugins.deploy.variants import (
     BATCH_SIZES,
@@ -44,11 +51,17 @@ from nni_plugins.deploy.variants import (
     time_in_turns,
 )
 from nni_plugins.run.genotypes import read_report
+from nni_plugins.run.report_page import page_of
 from nni_plugins.run.result import load_net
 from nni_plugins.run.work_folder import reserved
-from nni_plugins.tools.atomic_files import atomic_directory, clear_killed, refuse_existing_folder, strict_json
+from nni_plugins.tools.atomic_files import (
+    atomic_directory,
+    atomic_write,
+    clear_killed,
+    refuse_existing_folder,
+    strict_json,
+)
 
-VARIANTS_FILE = "variants.json"
 INT8_FILE = "model.int8.onnx"
 FLOAT16_FILE = "model.float16.onnx"
 QUICK_VARIANTS = (FLOAT32, INT8, FLOAT16, EAGER)
@@ -131,7 +144,7 @@ def refuse_existing_variants(folder: Path, *, force: bool = False) -> Path:
 def make_variants(
     folder: Path, data: ImageSet, settings: VariantSettings | None = None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Make and measure the variants of a result, and keep them in its sub-folder ``variants``.
+    """Make and measure the variants of a result, keep them in its sub-folder ``variants``, and show them on its page.
 
     Parameters
     ----------
@@ -182,6 +195,7 @@ def make_variants(
         }
         text = strict_json(report)
         (temporary / VARIANTS_FILE).write_text(text + "\n")
+    atomic_write(folder / PAGE_FILE, page_of(folder))
     return json.loads(text)
 
 
