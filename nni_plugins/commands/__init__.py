@@ -41,6 +41,8 @@ COMMANDS = (
     "score",
     "latency",
     "list",
+    "run",
+    "follow",
     "collect",
     "doctor",
     "leftovers",
