@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nni_plugins.experiment import nnictl
 from nni_plugins.experiment.doctor import bundled_node
+from nni_plugins.experiment.known import running_managers
 
 LISTEN = "const s = require('http').createServer().listen(0, () => { console.log(s.address().address); s.close(); })"
 
@@ -38,13 +41,19 @@ class TestClosed:
         assert nnictl.closed(environment)["NODE_OPTIONS"] == environment["NODE_OPTIONS"]
         assert not nnictl.is_closed({"NODE_OPTIONS": "--trace-warnings"})
 
+    def test_it_is_opened_by_a_word_of_its_own_alone(self) -> None:
+        opened = nnictl.closed({}, opened=True)
+        assert opened[nnictl.OPEN] == "1" and not nnictl.is_closed(opened)
+        assert nnictl.OPEN not in nnictl.closed(opened) and nnictl.is_closed(nnictl.closed(opened))
+
     @pytest.mark.parametrize("folder", ["plain", "two words", 'a "quoted" one', "back\\slash", "it's", "ü"])
     def test_the_export_line_of_a_shell_wherever_it_is_installed(
         self, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         installed = tmp_path / folder / "closed_manager.js"
         installed.parent.mkdir()
-        shutil.copy(nnictl.CLOSED_MANAGER, installed)
+        for script in nnictl.CLOSED_MANAGER.parent.glob("*.js"):
+            shutil.copy(script, installed.parent)
         monkeypatch.setattr(nnictl, "CLOSED_MANAGER", installed)
         monkeypatch.delenv("NODE_OPTIONS", raising=False)
         main = program(tmp_path, "nni_node")
@@ -63,9 +72,35 @@ class TestNnictl:
         with pytest.raises(OSError, match=r"nnictl create failed: .*not a valid file"):
             nnictl.nnictl("create", "--config", str(tmp_path / "missing.yml"))
 
+    def test_a_start_that_fails_ends_its_own_manager_alone(self, tmp_path: Path) -> None:
+        main = program(tmp_path, "nni_node")
+        main.write_text("setTimeout(() => {}, 300000)")
+        words = [str(bundled_node()), str(main), "--port", "18080", "--experiment-id"]
+        other = subprocess.Popen([*words, "other"])
+        started: list[subprocess.Popen[bytes]] = []
+
+        def call() -> str:
+            started.append(subprocess.Popen([*words, "own"]))
+            while "own" not in running_managers():
+                time.sleep(0.1)
+            raise KeyboardInterrupt
+
+        try:
+            while "other" not in running_managers():
+                time.sleep(0.1)
+            with pytest.raises(KeyboardInterrupt):
+                nnictl._attempt(call, 18080, {})
+            assert started[0].wait(30) == -signal.SIGTERM
+            assert other.poll() is None
+        finally:
+            for each in (other, *started):
+                each.kill()
+                each.wait()
+
     def test_a_port_that_is_taken_is_passed_over(self) -> None:
         first = nnictl.free_port(28080)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", first))
             listener.listen()
             assert nnictl.free_port(first) > first
+            assert nnictl.free_port(first - 1, together=2) > first
