@@ -20,7 +20,6 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from nni_plugins.run.variants import summary as variants_summary
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.own_code import allow_own_code, is_own, own
 from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
+from search_spaces import Genotype
 from search_spaces.arguments import refuse_unknown
 from search_spaces.image_shapes import stem_of
 
@@ -99,6 +99,83 @@ def settings_of(parameters: Mapping[str, Any], arguments: argparse.Namespace, *,
     return Settings.of(**{name: getattr(arguments, name) for name in _CHOSEN} | chosen, overrides=overrides, stem=stem)
 
 
+def retraining_settings_of(
+    parameters: Mapping[str, Any], arguments: argparse.Namespace, genotype: Genotype, *, stem: str = "cifar"
+) -> Settings:
+    """Return the settings of a trial that retrains ``genotype``, the cell that the command line names.
+
+    Parameters
+    ----------
+    parameters, arguments, stem
+        As in :func:`settings_of`.
+    genotype
+        The cell.
+
+    Raises
+    ------
+    ValueError
+        If NNI's parameters say more than a seed and settings of the retraining, or a value is not valid.
+    """
+    overrides = parse_assignments(arguments.set) | {name: each for name, each in parameters.items() if name != "seed"}
+    by_section(overrides, ("retrain", "space" if is_own(genotype.space) else "net"))
+    return retraining_settings(
+        genotype,
+        result=arguments.retrain,
+        data=arguments.data,
+        seed=parameters.get("seed", arguments.seed),
+        overrides=overrides,
+        stem=stem,
+    )
+
+
+def evaluation_settings_of(arguments: argparse.Namespace, *, stem: str = "cifar") -> Settings:
+    """Return the settings of a trial that evaluates one cell, which are the command line's alone.
+
+    Parameters
+    ----------
+    arguments, stem
+        As in :func:`settings_of`.
+
+    Raises
+    ------
+    ValueError
+        If a setting means nothing to such a trial, or its value is not valid.
+    """
+    given = by_section(parse_assignments(arguments.set))["search"]
+    refuse_unknown(given, list(_OF_AN_EVALUATION), owner="A trial that evaluates one cell has")
+    return settings_of({}, arguments, stem=stem)
+
+
+def planned_epochs(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> tuple[int, ...]:
+    """Return the epochs of each stage of the trial, as far as its data need not be read to know them.
+
+    Parameters
+    ----------
+    parameters, arguments
+        As in :func:`settings_of`.
+
+    Returns
+    -------
+    tuple of int
+        Epochs of the search, where there is one, and of the retraining; none for a cell that is looked up in a table.
+
+    Raises
+    ------
+    ValueError
+        If a parameter or an argument is not valid.
+    OSError
+        If a file cannot be read that the command line names.
+    """
+    if arguments.evaluate:
+        settings = evaluation_settings_of(arguments)
+        return (settings.retrain.epochs,) if settings.search.table is None else ()
+    if arguments.retrain is not None:
+        genotype = load_genotype(arguments.retrain)
+        return (retraining_settings_of(parameters, arguments, genotype).retrain.epochs,)
+    settings = settings_of(parameters, arguments)
+    return settings.search.epochs, settings.retrain.epochs
+
+
 def scaled(
     settings: Settings, data: ImageSet, parameters: Mapping[str, Any], arguments: argparse.Namespace
 ) -> Settings:
@@ -114,9 +191,9 @@ def report_epoch(record: EpochRecord) -> None:
     nni.report_intermediate_result(record.on_page())
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the command line of a trial."""
-    parser = argparse.ArgumentParser(prog="python -m nni_plugins.trial", description=__doc__.split("\n\n")[0])
+def build_parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Return the command line of a trial, as a parser of ``kind``."""
+    parser = kind(prog="python -m nni_plugins.trial", description=__doc__.split("\n\n")[0])
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--evaluate", action="store_true", help="train and validate the cell that NNI's parameters say"
@@ -231,20 +308,10 @@ def retrain_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -
     genotype = load_genotype(arguments.retrain)
     if is_own(genotype.space):
         own(genotype.space, "search space", "--space")
-    overrides = {name: value for name, value in parameters.items() if name != "seed"}
-    overrides = parse_assignments(arguments.set) | overrides
-    by_section(overrides, ("retrain", "space" if is_own(genotype.space) else "net"))
-    settings_with = partial(
-        retraining_settings,
-        genotype,
-        result=arguments.retrain,
-        data=arguments.data,
-        seed=parameters.get("seed", arguments.seed),
-        overrides=overrides,
-    )
-    settings = settings_with()
+    settings = retraining_settings_of(parameters, arguments, genotype)  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = scaled(settings_with(stem=stem_of(data.image_size)), data, parameters, arguments)
+    settings = retraining_settings_of(parameters, arguments, genotype, stem=stem_of(data.image_size))
+    settings = scaled(settings, data, parameters, arguments)
     result = run_retraining(
         genotype, settings, data, out=result_folder(arguments), work=work_folder(), force=True, on_epoch=report_epoch
     )
@@ -263,11 +330,9 @@ def final_result(result: RunResult, data: ImageSet, arguments: argparse.Namespac
 
 def evaluate_cell(parameters: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the cell of the parameters for a short time and validate it, or look it up; return the final result."""
-    given = by_section(parse_assignments(arguments.set))["search"]
-    refuse_unknown(given, list(_OF_AN_EVALUATION), owner="A trial that evaluates one cell has")
-    settings = settings_of({}, arguments)
+    settings = evaluation_settings_of(arguments)
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
-    settings = scaled(settings_of({}, arguments, stem=stem_of(data.image_size)), data, {}, arguments)
+    settings = scaled(evaluation_settings_of(arguments, stem=stem_of(data.image_size)), data, {}, arguments)
     sample = sample_of(parameters, settings, data)
     if settings.search.table is not None:
         return look_up_candidate(sample, settings, out=result_folder(arguments))
