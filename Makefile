@@ -25,7 +25,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## search, retrain, export and check three strategies on digits, seen in NNI's web UI
-	$(VENV)/bin/python -m nni_plugins.experiment.demo
+	$(VENV)/bin/nni-plugins run examples/bnas_v2.yml
 
 # One thread a process: two processes with two threads each are far slower on two cores. The real experiments come last
 # and alone, because NNI gives its tuner only ten seconds to start. Status 5 says that PYTEST_ARGS picks none of a part.

@@ -44,6 +44,8 @@ COMMANDS = (
     "score",
     "latency",
     "list",
+    "run",
+    "follow",
     "collect",
     "doctor",
     "leftovers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os.path
+from pathlib import Path
 
 from nni_plugins.data.names import DATA_NAMES, OWN_DATA
 from nni_plugins.methods.registry import built_in_specs
@@ -31,6 +32,19 @@ SETTINGS_HELP = (
     f"{', '.join(RetrainRecipe.names(prefix='retrain.'))}. With meaning and range, and those of strategies, spaces and "
     "networks: nni-plugins list settings"
 )
+
+
+def port(text: str) -> int:
+    """Return the number of a port."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def add_out_of_remote(parser: argparse.ArgumentParser) -> None:
+    """Add the folder that results of an experiment on remote machines go to."""
+    text = "folder for results of remote machines (default: %(default)s)"
+    parser.add_argument("--out", type=Path, default=Path("exported"), help=text)
 
 
 def add_data(parser: argparse.ArgumentParser, *, default: str) -> None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from nni_plugins.commands.arguments import port
+
 HELP = "check what usually breaks in the installation, here or on a remote machine"
 PARSER = {"description": "Check the installation and tell each fix; exit status 0 only when all is well."}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, default=8080, help="port of NNI's web UI (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=8080, help="port of NNI's web UI (default: %(default)s)")
     parser.add_argument("--remote", metavar="USER@HOST[:PORT]", help="a machine for trials, reached by SSH, to check")
     parser.add_argument("--python", metavar="PATH", help="Python on that machine, or its folder: NNI's pythonPath")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

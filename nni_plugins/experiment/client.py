@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ENDED = {"SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"}
 """States of a trial that has ended."""
 
-OVER = {"DONE", "ERROR", "STOPPED"}
+VIEWED = "VIEWED"
+"""State of an ended experiment that is only looked at."""
+
+OVER = {"DONE", "ERROR", "STOPPED", VIEWED}
 """States of an experiment that starts no more trials."""
 
 _SECONDS_TO_START = 120
@@ -19,6 +24,25 @@ _SECONDS_TO_START = 120
 
 class NoAnswer(OSError):
     """NNI's manager does not answer: it starts too slowly, or it has gone."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a trial has reported once.
+
+    Attributes
+    ----------
+    kind
+        ``PERIODICAL`` or ``FINAL``.
+    parameters
+        NNI's number of the parameters that the trial runs with.
+    values
+        The values by name; a single number is called ``default``.
+    """
+
+    kind: str
+    parameters: str
+    values: dict[str, Any]
 
 
 class Experiment:
@@ -93,13 +117,20 @@ class Experiment:
         """Return all trials so far, in the order in which they started."""
         return sorted(self.get("trial-jobs"), key=lambda trial: trial["sequenceId"])
 
-    def last_metrics(self, trial: dict[str, Any], kind: str) -> dict[str, Any]:
+    def metrics(self, trial: Mapping[str, Any]) -> list[Metric]:
+        """Return all that the trial has reported, the oldest first and what is final at the end."""
+        reported = self.get(f"metric-data/{trial['trialJobId']}")
+        reported.sort(key=lambda each: (each["type"] == "FINAL", each["sequence"]))
+        return [Metric(each["type"], str(each["parameterId"]), _values(each["data"])) for each in reported]
+
+    def last_metrics(self, trial: Mapping[str, Any], kind: str) -> dict[str, Any]:
         """Return the trial's newest metrics of ``kind``, ``PERIODICAL`` or ``FINAL``; empty if there are none."""
-        metrics = [m for m in self.get(f"metric-data/{trial['trialJobId']}") if m["type"] == kind]
-        if not metrics:
-            return {}
-        newest = max(metrics, key=lambda m: m["sequence"])
-        return dict(json.loads(json.loads(newest["data"])))
+        return next((metric.values for metric in reversed(self.metrics(trial)) if metric.kind == kind), {})
+
+
+def _values(data: str) -> dict[str, Any]:
+    values = json.loads(json.loads(data))
+    return dict(values) if isinstance(values, Mapping) else {"default": values}
 
 
 def _last_line(log: Path) -> list[str]:

@@ -9,12 +9,18 @@
  * - only the tuner that this manager has started may speak to it as the tuner: not one that outlived a killed manager;
  * - a tuner that starts slowly is waited for, and one that ends while starting is noticed at once;
  * - remote machines: see remote_workers.js.
+ *
+ * With the variable NNI_PLUGINS_OPEN_PAGE, NNI's page, and it alone, is served to other machines too, by this machine's
+ * name or an IP address: a name of somebody else's (DNS rebinding) is refused as ever. Tuner, trials and remote machines
+ * speak to the manager from 127.0.0.1, so that from elsewhere nothing may take their place.
  */
 'use strict';
 
 const childProcess = require('child_process');
 const crypto = require('crypto');
 const http = require('http');
+const net = require('net');
+const os = require('os');
 const path = require('path');
 
 const { LOOPBACK, listenOnLoopback } = require('./trial_keeper.js');
@@ -24,8 +30,10 @@ const OWN_NAMES = new Set(['localhost', LOOPBACK, '[::1]']);
 const SECONDS_FOR_THE_TUNER = 300;
 
 const main = process.argv[1] ?? '';
+const isOpen = process.env.NNI_PLUGINS_OPEN_PAGE === '1';
+delete process.env.NNI_PLUGINS_OPEN_PAGE; // it is not for the trials, which may start managers of their own
 if (main.endsWith(path.join('nni_node', 'main.js'))) {
-    listenOnLoopback();
+    listenOnLoopback(isOpen ? Number(process.argv[process.argv.indexOf('--port') + 1]) : undefined);
     refuseForeignRequests(watchTuner());
     setImmediate(() => makeWhole(path.dirname(main))); // when the manager's own modules are loaded
 }
@@ -39,7 +47,7 @@ function refuseForeignRequests(tunerKey) {
         }
         const refusal =
             reasonToRefuse(request) ??
-            (event === 'upgrade' ? reasonToRefuseTuner(request, tunerKey) : null) ??
+            (event === 'upgrade' ? reasonToRefuseChannel(request, tunerKey) : null) ??
             reasonToRefuseWorker(request, event);
         if (refusal === null) {
             return emit.call(this, event, request, reply, ...rest);
@@ -60,7 +68,7 @@ function reasonToRefuse(request) {
     const headers = request.headers;
     const host = headers.host ?? '';
     // Any port, as an SSH tunnel may begin at another one: a foreign page on this machine is told by its Origin.
-    if (!OWN_NAMES.has(host.replace(/:\d+$/, '').toLowerCase())) {
+    if (!isOwnName(host.replace(/:\d+$/, '').toLowerCase())) {
         return [403, `NNI's page is at http://localhost:${request.socket.localPort}, not at ${host}.`];
     }
     if (headers.origin !== undefined && headers.origin.toLowerCase() !== `http://${host.toLowerCase()}`) {
@@ -83,7 +91,17 @@ function reasonToRefuse(request) {
     return null;
 }
 
-function reasonToRefuseTuner(request, tunerKey) {
+function isOwnName(name) {
+    const isAddress = net.isIP(name.replace(/^\[(.*)\]$/, '$1')) !== 0;
+    return OWN_NAMES.has(name) || (isOpen && (isAddress || name === os.hostname().toLowerCase()));
+}
+
+/* The page itself opens no channel: tuner, trials and, through SSH, remote machines do, from 127.0.0.1. */
+function reasonToRefuseChannel(request, tunerKey) {
+    const from = (request.socket.remoteAddress ?? '').replace(/^::ffff:/, '');
+    if (from !== LOOPBACK && from !== '::1') {
+        return [403, 'Not from another machine.'];
+    }
     const isForTuner = /(^|\/)tuner(\/|$)/i.test(decodedPath(request));
     const key = new URLSearchParams(request.url.split('?')[1]).get('key');
     return isForTuner && tunerKey !== null && key !== tunerKey ? [403, 'Not the tuner of this manager.'] : null;

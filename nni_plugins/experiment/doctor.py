@@ -430,6 +430,32 @@ def diagnose(port: int = NNICTL_PORT) -> list[Finding]:
     ]
 
 
+def diagnose_start(ports: Sequence[int], *, uses_gpus: bool) -> list[Finding]:
+    """Make the checks without which ``nnictl create`` cannot start an experiment; they take about a second.
+
+    Parameters
+    ----------
+    ports
+        Those that the manager is to listen on.
+    uses_gpus
+        Whether trials are to get GPUs of this machine.
+
+    Returns
+    -------
+    list[Finding]
+        One finding for each check.
+    """
+    name, ranges = "setuptools", requirements()
+    probed = Probed() if importlib.util.find_spec("pkg_resources") else Probed(error="it has no pkg_resources")
+    findings = [check_nnictl(), check_node(bundled_node()), *map(check_port, ports), check_experiment_folder()]
+    if name in ranges:
+        findings.append(check_setuptools(Package(ranges[name], installed_version(name), probed)))
+    if uses_gpus:
+        cuda = probe({"cuda": PROBES["cuda"]})["cuda"]
+        findings.append(check_gpus(gpus_as_nni_sees_them(), cuda, os.environ.get("CUDA_VISIBLE_DEVICES")))
+    return findings
+
+
 def main(port: int = NNICTL_PORT) -> int:
     """Print what :func:`diagnose` finds, and below it the command that fixes each failure.
 

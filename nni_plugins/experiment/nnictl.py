@@ -11,29 +11,45 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+import psutil
+
 from nni_plugins.experiment.client import Experiment, NoAnswer
+from nni_plugins.experiment.known import running_managers
 
 CLOSED_MANAGER = Path(__file__).with_name("closed_manager.js")
 """What node loads before NNI's manager; it says what it closes."""
+
+OPEN = "NNI_PLUGINS_OPEN_PAGE"
+"""The variable that tells closed_manager.js to serve NNI's page to other machines too."""
 
 ATTEMPTS = 5
 
 _COLOUR = re.compile(r"\x1b\[\d*m")
 
 
-def closed(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return ``environment`` with what closes NNI's manager, and with this Python's programs first on its ``PATH``."""
+def closed(environment: Mapping[str, str] = os.environ, *, opened: bool = False) -> dict[str, str]:
+    """Return ``environment`` with what closes NNI's manager, and with this Python's programs first on its ``PATH``.
+
+    Parameters
+    ----------
+    environment
+        Variables.
+    opened
+        Let other machines reach NNI's page; requests of other pages are refused all the same.
+    """
     programs = str(Path(sys.executable).parent)
     path = os.pathsep.join(filter(None, [programs, environment.get("PATH", "")]))
-    return {**environment, "NODE_OPTIONS": _node_options(environment), "PATH": path}
+    kept = {name: value for name, value in environment.items() if name != OPEN}
+    return {**kept, "NODE_OPTIONS": _node_options(environment), "PATH": path, **({OPEN: "1"} if opened else {})}
 
 
 def is_closed(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether a manager that is started in ``environment`` is closed."""
-    return _load_option() in environment.get("NODE_OPTIONS", "")
+    return _load_option() in environment.get("NODE_OPTIONS", "") and OPEN not in environment
 
 
 def export_line() -> str:
@@ -43,7 +59,7 @@ def export_line() -> str:
 
 def _node_options(environment: Mapping[str, str]) -> str:
     options = environment.get("NODE_OPTIONS", "")
-    return options if is_closed(environment) else f"{options} {_load_option()}".strip()
+    return options if _load_option() in options else f"{options} {_load_option()}".strip()
 
 
 def _load_option() -> str:
@@ -56,7 +72,12 @@ def program() -> str:
     return str(own) if own.is_file() else shutil.which("nnictl") or str(own)
 
 
-def nnictl(*words: str, environment: Mapping[str, str] = os.environ, folder: Path | None = None) -> str:
+def nnictl(
+    *words: str,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+    opened: bool = False,
+) -> str:
     """Run ``nnictl WORDS`` and return what it prints.
 
     Parameters
@@ -67,6 +88,8 @@ def nnictl(*words: str, environment: Mapping[str, str] = os.environ, folder: Pat
         Variables of the command; what closes the manager is added to them.
     folder
         Where to run it, by default the current folder.
+    opened
+        As in :func:`closed`.
 
     Raises
     ------
@@ -77,7 +100,15 @@ def nnictl(*words: str, environment: Mapping[str, str] = os.environ, folder: Pat
     """
     # Its warnings of its own imports would hide what it fails for.
     command = [sys.executable, "-W", "ignore", "-m", "nni_plugins.experiment.patient_nnictl", *words]
-    done = subprocess.run(command, env=closed(environment), cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=closed(environment, opened=opened),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Ctrl-C of the terminal is for the caller, who ends what has been started
+    )
     if done.returncode:
         last = _COLOUR.sub("", done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         kind = NoAnswer if "HTTPConnectionPool" in done.stdout + done.stderr else OSError
@@ -86,7 +117,11 @@ def nnictl(*words: str, environment: Mapping[str, str] = os.environ, folder: Pat
 
 
 def start(
-    *words: str, port: int, environment: Mapping[str, str] = os.environ, folder: Path | None = None
+    *words: str,
+    port: int,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+    opened: bool = False,
 ) -> Experiment:
     """Start a closed manager with ``nnictl WORDS --port PORT`` and return its experiment as soon as a trial has begun.
 
@@ -98,7 +133,7 @@ def start(
         ``create --config FILE``, or ``resume ID``.
     port
         The port that the page is to be served at.
-    environment, folder
+    environment, folder, opened
         As in :func:`nnictl`.
 
     Raises
@@ -106,21 +141,31 @@ def start(
     OSError
         If the command fails, or the experiment ends without a trial; nothing of it is left running.
     """
+    call = partial(nnictl, *words, "--port", str(port), environment=environment, folder=folder, opened=opened)
     for _ in range(ATTEMPTS - 1):
         with contextlib.suppress(NoAnswer):
-            return _attempt(words, port, environment, folder)
-    return _attempt(words, port, environment, folder)
+            return _attempt(call, port, environment)
+    return _attempt(call, port, environment)
 
 
-def _attempt(words: Sequence[str], port: int, environment: Mapping[str, str], folder: Path | None) -> Experiment:
-    nnictl(*words, "--port", str(port), environment=environment, folder=folder)  # ends its manager where it fails
+def _attempt(call: Callable[[], str], port: int, environment: Mapping[str, str]) -> Experiment:
     experiment = Experiment(port)
     try:
+        call()
         experiment.wait_until_begun()
     except BaseException:
         stop(experiment, environment)
+        _end_manager(port)
         raise
     return experiment
+
+
+def _end_manager(port: int) -> None:
+    """End a manager that has not got as far as to have its experiment."""
+    for manager in running_managers().values():
+        if manager.port == port:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                manager.process.terminate()
 
 
 def stop(experiment: Experiment, environment: Mapping[str, str] = os.environ) -> None:
@@ -129,8 +174,15 @@ def stop(experiment: Experiment, environment: Mapping[str, str] = os.environ) ->
         subprocess.run([program(), "stop", experiment.id], env=closed(environment), capture_output=True, check=False)
 
 
-def free_port(first: int = 8080) -> int:
-    """Return the first port from ``first`` on that nothing listens on.
+def free_port(first: int = 8080, *, together: int = 1) -> int:
+    """Return the first port from ``first`` on that nothing listens on, nor on those next to it.
+
+    Parameters
+    ----------
+    first
+        Where to begin.
+    together
+        How many in a row have to be free: a manager of remote machines takes two.
 
     Raises
     ------
@@ -138,7 +190,11 @@ def free_port(first: int = 8080) -> int:
         If a hundred are taken.
     """
     for port in range(first, first + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("localhost", port)) != 0:
-                return port
+        if not any(_is_taken(each) for each in range(port, port + together)):
+            return port
     raise OSError(f"All ports from {first} to {first + 99} are taken; stop an old experiment with nnictl stop --all.")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0

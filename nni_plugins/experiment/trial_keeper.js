@@ -13,9 +13,13 @@ const path = require('path');
 
 const LOOPBACK = '127.0.0.1';
 
-function listenOnLoopback() {
+/* But for the port `open`, which may be none. */
+function listenOnLoopback(open) {
     const listen = net.Server.prototype.listen;
     net.Server.prototype.listen = function (where, ...rest) {
+        if (open !== undefined && Number(where?.port ?? where) === open) {
+            return listen.call(this, where, ...rest);
+        }
         const callback = [where, ...rest].find((argument) => typeof argument === 'function');
         if (where !== null && typeof where === 'object') {
             return listen.call(this, 'port' in where ? { ...where, host: LOOPBACK } : where, ...rest);

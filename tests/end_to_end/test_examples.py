@@ -11,8 +11,8 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from nni_plugins import trial
+from nni_plugins.cli import main
 from nni_plugins.data import load_data
-from nni_plugins.experiment.demo import main as demo
 from nni_plugins.run.candidate import sample_of
 from tests.end_to_end.experiment import ROOT
 
@@ -55,7 +55,7 @@ def test_every_trial_of_an_example_has_valid_settings(path: Path) -> None:
 
 def test_the_demo_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert demo([]) == 0
+    assert main(["run", "examples/bnas_v2.yml"]) == 0
     output = capsys.readouterr().out
     for strategy in ("bnas_d", "bnas_v2_clr", "bnas_v2_pc"):
         assert strategy in output

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import yaml
 
 from nni_plugins.experiment.client import ENDED
+from nni_plugins.experiment.known import home, known_experiments
 from nni_plugins.experiment.remote.machine import Machine
 
 
@@ -68,11 +69,7 @@ def experiment_folder(experiment: str) -> Path:
     FileNotFoundError
         If NNI knows of none by this name.
     """
-    home = Path.home() / "nni-experiments"
-    known: Mapping[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        known = json.loads((home / ".experiment").read_text())
-    parent = Path(known.get(experiment, {}).get("logDir") or home)
+    parent = Path(known_experiments().get(experiment, {}).get("logDir") or home())
     # what a person types is a name, never a path
     if re.fullmatch(r"\w+", experiment) and (parent / experiment / "db").is_dir():
         return parent / experiment

@@ -38,13 +38,19 @@ class TestClosed:
         assert nnictl.closed(environment)["NODE_OPTIONS"] == environment["NODE_OPTIONS"]
         assert not nnictl.is_closed({"NODE_OPTIONS": "--trace-warnings"})
 
+    def test_it_is_opened_by_a_word_of_its_own_alone(self) -> None:
+        opened = nnictl.closed({}, opened=True)
+        assert opened[nnictl.OPEN] == "1" and not nnictl.is_closed(opened)
+        assert nnictl.OPEN not in nnictl.closed(opened) and nnictl.is_closed(nnictl.closed(opened))
+
     @pytest.mark.parametrize("folder", ["plain", "two words", 'a "quoted" one', "back\\slash", "it's", "ü"])
     def test_the_export_line_of_a_shell_wherever_it_is_installed(
         self, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         installed = tmp_path / folder / "closed_manager.js"
         installed.parent.mkdir()
-        shutil.copy(nnictl.CLOSED_MANAGER, installed)
+        for script in nnictl.CLOSED_MANAGER.parent.glob("*.js"):
+            shutil.copy(script, installed.parent)
         monkeypatch.setattr(nnictl, "CLOSED_MANAGER", installed)
         monkeypatch.delenv("NODE_OPTIONS", raising=False)
         main = program(tmp_path, "nni_node")
@@ -69,3 +75,4 @@ class TestNnictl:
             listener.bind(("127.0.0.1", first))
             listener.listen()
             assert nnictl.free_port(first) > first
+            assert nnictl.free_port(first - 1, together=2) > first
