@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -149,21 +149,21 @@ def start(
 
 
 def _attempt(call: Callable[[], str], port: int, environment: Mapping[str, str]) -> Experiment:
-    experiment = Experiment(port)
+    experiment, others = Experiment(port), set(running_managers())
     try:
         call()
         experiment.wait_until_begun()
     except BaseException:
         stop(experiment, environment)
-        _end_manager(port)
+        _end_manager(port, others)
         raise
     return experiment
 
 
-def _end_manager(port: int) -> None:
-    """End a manager that has not got as far as to have its experiment."""
-    for manager in running_managers().values():
-        if manager.port == port:
+def _end_manager(port: int, others: Collection[str]) -> None:
+    """End a manager that has not got as far as to have its experiment; never one of the ``others``, there before."""
+    for name, manager in running_managers().items():
+        if manager.port == port and name not in others:
             with contextlib.suppress(psutil.NoSuchProcess):
                 manager.process.terminate()
 

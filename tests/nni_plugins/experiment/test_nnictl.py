@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nni_plugins.experiment import nnictl
 from nni_plugins.experiment.doctor import bundled_node
+from nni_plugins.experiment.known import running_managers
 
 LISTEN = "const s = require('http').createServer().listen(0, () => { console.log(s.address().address); s.close(); })"
 
@@ -68,6 +71,31 @@ class TestNnictl:
     def test_a_failure_is_one_sentence(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"nnictl create failed: .*not a valid file"):
             nnictl.nnictl("create", "--config", str(tmp_path / "missing.yml"))
+
+    def test_a_start_that_fails_ends_its_own_manager_alone(self, tmp_path: Path) -> None:
+        main = program(tmp_path, "nni_node")
+        main.write_text("setTimeout(() => {}, 300000)")
+        words = [str(bundled_node()), str(main), "--port", "18080", "--experiment-id"]
+        other = subprocess.Popen([*words, "other"])
+        started: list[subprocess.Popen[bytes]] = []
+
+        def call() -> str:
+            started.append(subprocess.Popen([*words, "own"]))
+            while "own" not in running_managers():
+                time.sleep(0.1)
+            raise KeyboardInterrupt
+
+        try:
+            while "other" not in running_managers():
+                time.sleep(0.1)
+            with pytest.raises(KeyboardInterrupt):
+                nnictl._attempt(call, 18080, {})
+            assert started[0].wait(30) == -signal.SIGTERM
+            assert other.poll() is None
+        finally:
+            for each in (other, *started):
+                each.kill()
+                each.wait()
 
     def test_a_port_that_is_taken_is_passed_over(self) -> None:
         first = nnictl.free_port(28080)
