@@ -11,10 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from nni_plugins.deploy.result_folder import REPORT_FILE
 from nni_plugins.experiment.client import ENDED, Experiment
 from nni_plugins.experiment.nnictl import export_line, is_closed, program
 from nni_plugins.experiment.watching import parameters_of
 from nni_plugins.report.seeds import CONFIDENCE, by_run, over_seeds
+from nni_plugins.run.report_page import experiment_page_of
+from nni_plugins.tools.atomic_files import atomic_write
 
 FIGURES = {
     "search_accuracy": "{:.2f}",
@@ -86,9 +89,15 @@ def show_outcome(
     console.print(table)
     if over := seeds_table(finals):
         console.print(over)
-    if finals and "folder" in finals[0]:
-        folder = results.get(Path(finals[0]["folder"]).name, finals[0]["folder"])
-        console.print(f"The best result lies in {folder}; exported/README.md says what each file is.", soft_wrap=True)
+    folders = [results.get(Path(final["folder"]).name, Path(final["folder"])) for final in finals if "folder" in final]
+    if folders:
+        console.print(
+            f"The best result lies in {folders[0]}; open its report.html in a browser (exported/README.md says what "
+            "each file is).",
+            soft_wrap=True,
+        )
+    if (page := write_page(experiment.id, folders)) is not None:
+        console.print(f"A page of all results: {page}", soft_wrap=True)
     console.print("To see the web UI again, closed to other machines:")
     if not is_closed():
         console.print(f"  {export_line()}", soft_wrap=True, markup=False)
@@ -99,6 +108,29 @@ def show_outcome(
     if unfinished := len(trials) - len(ended):
         console.print(f"{unfinished} of {len(trials)} trials are unfinished: nnictl resume {experiment.id}")
     return int(len(finals) < len(trials) or any(final.get("deployment_passed") == 0 for final in finals))
+
+
+def write_page(experiment: str, folders: Sequence[Path]) -> Path | None:
+    """Write the page that compares an experiment's results beside them, anew if it is there.
+
+    Parameters
+    ----------
+    experiment
+        NNI's name of it.
+    folders
+        Its result folders; those without a report, of trials that looked a cell up, are left out.
+
+    Returns
+    -------
+    Path or None
+        Where the page is; None if no folder has a report.
+    """
+    reported = sorted(folder for folder in folders if (folder / REPORT_FILE).is_file())
+    if not reported:
+        return None
+    page = reported[0].parent / f"{experiment}.html"
+    atomic_write(page, experiment_page_of(f"Experiment {experiment}", reported, beside=page))
+    return page
 
 
 def _shown(path: str) -> str:

@@ -136,6 +136,8 @@ def test_an_open_page_and_an_interrupted_run(opened: tuple[subprocess.Popen[str]
     assert done.returncode == 0, done.stderr
     assert f"http://localhost:{port}" in done.stdout and "(1 of 1 trials ended)" in done.stdout
     assert f"The best result lies in {config.parent}/out/{name}-" in done.stdout
+    page = config.parent / "out" / f"{name}.html"
+    assert f"A page of all results: {page}" in done.stdout and name in page.read_text()
     assert name not in running_managers()
     again = follow(name)
     assert again.returncode == 0, again.stderr
