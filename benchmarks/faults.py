@@ -52,7 +52,8 @@ SMALL = {"epochs": 3, "batch_size": 16, "retrain.epochs": 2, "retrain.batch_size
 MEASURED = ("seconds", "memory_mb", "latency")
 """What of a report differs from run to run."""
 
-POLL = 0.001
+POLL = 0.002
+"""Seconds between two looks at the folders; the write of a checkpoint is short."""
 ATTEMPTS = 8
 
 
@@ -162,8 +163,9 @@ def uninterrupted(strategy: str, data: str, work: Path) -> tuple[Path, dict[str,
 def fault(number: int, seed: int, data: str, work: Path) -> dict[str, Any]:
     """Return what became of the kill with this number: its strategy, the phase and what of the result is not equal."""
     name = list(STRATEGIES)[number % len(STRATEGIES)]
-    aimed_at = PHASES[(number + number // len(STRATEGIES)) % len(PHASES)]
-    piece, out = work / f"kill_{number}.json", work / f"kill_{number}"
+    aimed_at = PHASES[number % len(PHASES)]  # five strategies, four phases: they meet in every way
+    out = work / f"kill_{seed}_{number}"
+    piece = Path(f"{out}.json")
     if not piece.is_file():
         expected, seconds = uninterrupted(name, data, work)
         moment = random.Random(f"{seed} {number}").random() * seconds[aimed_at]
