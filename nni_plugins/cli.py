@@ -73,7 +73,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         allow_own_code(arguments)
         return command(arguments.command).run(arguments)
-    except (ValueError, OSError, Diverged) as error:
+    except (ValueError, OSError, MemoryError, Diverged) as error:
         return complain(error)
 
 

@@ -241,7 +241,7 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         allow_own_code(arguments)
         work = evaluate_cell if arguments.evaluate else search_cell if arguments.retrain is None else retrain_cell
         final = work(parameters, arguments)
-    except (ValueError, OSError, Diverged) as error:
+    except (ValueError, OSError, MemoryError, Diverged) as error:
         return complain(error)
     nni.report_final_result(final)
     return 0

@@ -21,6 +21,7 @@ from nni_plugins.run.devices import OnEpoch, on_devices
 from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.latency import latency_report, load_table, penalty_of
 from nni_plugins.run.networks import build_net, build_space, classifier_of
+from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
 from nni_plugins.run.work_folder import Stage, claim, leave
@@ -93,6 +94,8 @@ def evaluate_candidate(
         If another process works in ``work``.
     Diverged
         If a loss is not finite.
+    MemoryError
+        If memory does not hold the batches.
     """
     genotype = Genotype.from_sample(sample, settings.space)
     table = load_table(settings, data)
@@ -101,7 +104,8 @@ def evaluate_candidate(
     with claim(work):
         Stage.of_evaluation(settings, genotype, data.fingerprint()).enter(work)
         parts = (genotype, sample, settings, data, work, lost)
-        history = on_devices(settings.retrain.devices, _train, *parts, on_epoch=on_epoch, what="evaluation")
+        with advising_a_smaller_batch("evaluation", "retrain.batch_size", settings.retrain.batch_size):
+            history = on_devices(settings.retrain.devices, _train, *parts, on_epoch=on_epoch, what="evaluation")
         leave(work)
     atomic_write(out / "genotype.json", genotype.to_json())
     net, last = classifier_of(build_net(genotype, settings, data, sample), settings, data).model, history[-1]

@@ -21,6 +21,7 @@ from nni_plugins.run.epoch_report import EpochRecord, EpochReport, History
 from nni_plugins.run.genotypes import read_report
 from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_net, classifier_of
+from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
 from search_spaces import Genotype
@@ -206,11 +207,15 @@ def retrain(
         As :func:`build_retraining`; if there are not as many devices as the recipe says.
     Diverged
         If a loss is not finite.
+    MemoryError
+        If memory does not hold the batches.
     ChildProcessError
         If the process of one of several devices has died.
     """
     parts = (genotype, settings, data, folder, sample, initial)
-    trained = on_devices(settings.retrain.devices, _retrain, *parts, on_epoch=on_epoch, what="retraining")
+    recipe = settings.retrain
+    with advising_a_smaller_batch("retraining", "retrain.batch_size", recipe.batch_size):
+        trained = on_devices(recipe.devices, _retrain, *parts, on_epoch=on_epoch, what="retraining")
     net = classifier_of(build_net(genotype, settings, data, sample), settings, data).model
     net.load_state_dict(trained.weights)
     return Retrained(net.eval(), trained.test_accuracy, trained.history)

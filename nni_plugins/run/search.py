@@ -19,6 +19,7 @@ from nni_plugins.run.epoch_report import EpochReport, History
 from nni_plugins.run.genotypes import genotype_of_epoch
 from nni_plugins.run.latency import load_table, penalty_of
 from nni_plugins.run.networks import build_space
+from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.training import device, make_trainer, resume_arguments
 from search_spaces import Genotype
@@ -101,10 +102,14 @@ def search(
         As :func:`build_search`; if there are not as many devices as the recipe says.
     Diverged
         If a loss is not finite.
+    MemoryError
+        If memory does not hold the batches.
     ChildProcessError
         If the process of one of several devices has died.
     """
-    return on_devices(settings.search.devices, _search, settings, data, folder, on_epoch=on_epoch, what="search")
+    recipe = settings.search
+    with advising_a_smaller_batch("search", "batch_size", recipe.batch_size):
+        return on_devices(recipe.devices, _search, settings, data, folder, on_epoch=on_epoch, what="search")
 
 
 def _search(settings: Settings, data: ImageSet, folder: Path, on_epoch: OnEpoch | None) -> SearchResult:

@@ -1,13 +1,14 @@
 """The folder that a run works in: one live process at a time, and every stage of it only for what began there.
 
 Each stage (search, retraining, evaluation) has a sub-folder with its checkpoints and ``settings.json``: the settings
-that the stage depends on, the SHA-256 of the data, and the numbers of CPU threads that computed it so far. So a run
-whose retraining is set otherwise still has its search. ``run.lock`` is the folder's lock.
+that the stage depends on, the SHA-256 of the data, the version of this package and the numbers of CPU threads that
+computed it so far. So a run whose retraining is set otherwise still has its search. ``run.lock`` is the folder's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import itertools
 import json
 import logging
@@ -43,6 +44,8 @@ def claim(work: Path, *, out: Path | None = None) -> Iterator[None]:
     ------
     BlockingIOError
         If another process holds ``work`` or ``out``.
+    PermissionError
+        If one of them may not be written.
     FullDiskError
         If a disk is full inside the block.
     """
@@ -114,10 +117,12 @@ class Stage:
         Raises
         ------
         ValueError
-            If the folder holds another first stage, or its data was different.
+            If the folder holds another first stage, its data was different, or another version of this package began
+            the stage: what a checkpoint holds, and what is computed from it, may differ between versions.
         """
         folder = work / self.name
         path = folder / "settings.json"
+        version = importlib.metadata.version("nni-plugins")
         threads: tuple[int, ...] = (torch.get_num_threads(),)
         if checkpoints(folder):  # nothing is lost of a stage that has none
             before = _read_stage(path)
@@ -125,6 +130,11 @@ class Stage:
                 raise ValueError(
                     f"The data {self.data_name} has changed since the run in {work} began; bring the same images and "
                     "labels back to resume it, choose another output folder, or delete the folder."
+                )
+            if before["version"] != version:
+                raise ValueError(
+                    f"{folder} holds a {self.name} that nni-plugins {before['version']} began, and this is {version}; "
+                    "install that version to resume it, choose another output folder, or delete the folder."
                 )
             if before["depends_on"] == json.loads(strict_json(self.depends_on)):
                 threads = _resumed_threads(folder, tuple(before["threads"]), threads[0])
@@ -139,8 +149,8 @@ class Stage:
                     "The settings of this stage have changed: it begins anew, and what was trained with the others is "
                     "kept in %s; rename it to %s to resume that.", aside, folder.name,
                 )  # fmt: skip
-        record = {"depends_on": self.depends_on, "data_sha256": self.data_sha256, "threads": threads}
-        atomic_write(path, strict_json(record) + "\n")
+        record = {"version": version, "depends_on": self.depends_on, "data_sha256": self.data_sha256}
+        atomic_write(path, strict_json({**record, "threads": threads}) + "\n")
         return threads
 
 
@@ -177,7 +187,7 @@ def _set_aside(folder: Path) -> Path:
 def _read_stage(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
-        if record["threads"] and {"depends_on", "data_sha256"} <= record.keys():
+        if record["threads"] and {"version", "depends_on", "data_sha256"} <= record.keys():
             return record
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         pass

@@ -18,5 +18,5 @@ def quiet_libraries() -> None:
 
 def complain(error: Exception) -> int:
     """Print what went wrong as one line on standard error; the exit status for a user's mistake."""
-    print(f"nni-plugins: {error}", file=sys.stderr)
+    print(f"nni-plugins: {str(error) or type(error).__name__}", file=sys.stderr)
     return 2

@@ -6,6 +6,7 @@ Beside the lock file, a file with the ending ``.holder`` names the process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from nni_plugins.tools.atomic_files import atomic_write, clear_killed, strict_json
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 WORKERS_OUTLIVE = 10.0
 """Seconds for which the data loader's workers of a killed process may hold its lock: they look for it every five."""
@@ -41,12 +44,14 @@ def locked(folder: Path, lock_file: Path) -> Iterator[None]:
     ------
     BlockingIOError
         If another process holds it.
+    PermissionError
+        If the lock file's folder may not be written.
     OSError
         If the file system has no locks.
     """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock, holder_file = FileLock(lock_file), lock_file.with_suffix(".holder")
     try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=WORKERS_OUTLIVE if _has_died(_read_holder(holder_file)) else 0)
     except Timeout:
         raise BlockingIOError(
@@ -55,6 +60,12 @@ def locked(folder: Path, lock_file: Path) -> Iterator[None]:
         ) from None
     except NotImplementedError:
         raise OSError(f"The file system of {folder} cannot lock files; choose a folder on another one.") from None
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        raise PermissionError(
+            f"{lock_file.parent} may not be written ({os.strerror(error.errno)}); choose a folder that you own."
+        ) from error
     try:
         # not inside the lock file, which filelock empties whenever a process asks for the lock
         atomic_write(holder_file, strict_json({"host": socket.gethostname(), "pid": os.getpid()}, indent=None))

@@ -16,6 +16,7 @@ import yaml
 
 from nni_plugins.experiment import nnictl
 from nni_plugins.experiment.client import Experiment
+from nni_plugins.experiment.leftovers import managers
 from nni_plugins.methods.relative_nas.tuner import RelativeNASTuner
 from tests.end_to_end.experiment import any_port
 
@@ -167,8 +168,22 @@ def workplace(tmp_path: Path) -> Iterator[Workplace]:
         workplace.stop()
 
 
-def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninterrupted_one(
-    workplace: Workplace, tmp_path: Path
+def kill(workplace: Workplace, role: str) -> None:
+    """Kill the experiment's manager, or the process of its tuner."""
+    manager = next(process for process, name in managers() if name == workplace.experiment.id)
+    tuners = [each for each in manager.children(recursive=True) if each.environ().get("SDK_PROCESS") == "dispatcher"]
+    assert tuners
+    for victim in {"manager": [manager], "tuner": tuners}[role]:
+        victim.kill()
+        victim.wait(30)
+    if role == "tuner":  # the manager says so, and is stopped as any other
+        workplace.wait(lambda: workplace.experiment.get("check-status")["status"] == "ERROR")
+        workplace.stop()
+
+
+@pytest.mark.parametrize("end", ["stop", "kill the manager", "kill the tuner"])
+def test_an_ended_and_resumed_experiment_ends_with_the_population_of_an_uninterrupted_one(
+    end: str, workplace: Workplace, tmp_path: Path
 ) -> None:
     record = tmp_path / "record.json"
     tuner = {
@@ -179,14 +194,24 @@ def test_a_stopped_and_resumed_experiment_ends_with_the_population_of_an_uninter
     workplace.create(tuner)
     # The trials from parameter id 8 on, in the second generation, wait to be let go; one before has failed there.
     workplace.wait(lambda: len(workplace.trials("SUCCEEDED", "FAILED")) == 8 and workplace.trials("RUNNING"))
-    workplace.stop()
-    assert json.loads(record.read_text())["generation"] == 1
-    record.unlink()
+    done = {trial["trialJobId"]: trial["status"] for trial in workplace.trials("SUCCEEDED", "FAILED")}
+    if end == "stop":
+        workplace.stop()
+        assert json.loads(record.read_text())["generation"] == 1
+        record.unlink()
+    else:
+        kill(workplace, end.removeprefix("kill the "))
+        record.unlink(missing_ok=True)
 
     (tmp_path / "go_on").touch()
     workplace.resume()
     workplace.wait(lambda: "The search has ended after 4 generations." in workplace.logs())
+    trials = workplace.trials()
     workplace.stop()
+    assert done.items() <= {trial["trialJobId"]: trial["status"] for trial in trials}.items(), "nothing is lost"
+    answered = [trial["hyperParameters"][0] for trial in trials if trial["status"] in ("SUCCEEDED", "FAILED")]
+    numbers = [json.loads(each)["parameter_id"] for each in answered]
+    assert len(numbers) == len(set(numbers)), "nothing is done twice"
 
     reference = uninterrupted().state
     resumed = json.loads(record.read_text())

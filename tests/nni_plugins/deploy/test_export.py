@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from nni_plugins.deploy import export
 from nni_plugins.deploy.check import check_deployment
 from nni_plugins.deploy.export import export_onnx, export_result, load_weights, measure_accuracy, refuse_too_small
 from nni_plugins.report.complexity import total_stride
+from nni_plugins.tools.atomic_files import FullDiskError
 from search_spaces import Genotype, evaluation_net, published
 
 ROOT = Path(__file__).parents[3]
@@ -250,6 +253,15 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(export, step, fail)
     with pytest.raises(OSError, match="disk full"):
         export_result(tmp_path / "result", genotype=GENOTYPE, net=small_net(), data=small_data(), report={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_and_says_what_to_free(
+    tmp_path: Path, room: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    folder, net, data = tmp_path / "result", small_net(), small_data()
+    with room(5_000), pytest.raises(FullDiskError, match=f"^There is no room to write {folder} "):
+        export_result(folder, genotype=GENOTYPE, net=net, data=data, report={})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nni_plugins.cli import main
 from nni_plugins.data import ImageData, load_data
@@ -97,6 +98,17 @@ def test_a_candidate_is_validated_on_the_half_it_was_not_trained_on(tiny_data: s
     assert first["parameters"] > 0 and first["multiply_adds"] > 0
     genotype = Genotype.load(tmp_path / "out" / "genotype.json")
     assert genotype == Genotype.from_json(first["genotype"]) and genotype.to_sample() == CELL
+
+
+def test_memory_that_does_not_hold_a_batch_of_a_candidate_names_the_setting(tiny_data: str, tmp_path: Path) -> None:
+    def exhaust(record: EpochRecord) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    sentence = r"^Memory ran out in the evaluation with retrain\.batch_size=16; try retrain\.batch_size=8, "
+    with pytest.raises(MemoryError, match=sentence):
+        evaluate_candidate(
+            CELL, settings(tiny_data), load_data(tiny_data), out=tmp_path / "out", work=tmp_path, on_epoch=exhaust
+        )
 
 
 def test_latency_takes_points_from_a_candidate(tiny_data: str, tmp_path: Path) -> None:

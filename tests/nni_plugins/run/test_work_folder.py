@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,18 @@ def test_other_data_is_refused(first: bool, tmp_path: Path, settings: Settings) 
     with pytest.raises(ValueError, match=sentence):
         Stage.of_search(settings, "beef").enter(tmp_path, first=first)
     Stage.of_search(settings, "f00d").enter(tmp_path)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_another_version_began_is_refused(first: bool, tmp_path: Path, settings: Settings) -> None:
+    Stage.of_search(settings, "f00d").enter(tmp_path)
+    path = checkpoint(tmp_path).with_name("settings.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "version": "0.0.7"}))
+    sentence = rf"holds a search that nni-plugins 0\.0\.7 began, and this is {re.escape(record['version'])}; install"
+    with pytest.raises(ValueError, match=sentence):
+        Stage.of_search(settings, "f00d").enter(tmp_path, first=first)
+    assert json.loads(path.read_text())["version"] == "0.0.7"
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", "{}", '{"threads": []}'])
@@ -282,6 +295,33 @@ def test_two_runs_for_one_result_folder(tmp_path: Path) -> None:
         claim(tmp_path / "other", out=out).__enter__()
     with reserved(out):
         assert not out.exists()
+
+
+@contextlib.contextmanager
+def by_nobody() -> Iterator[None]:
+    """Do what is in the block without the rights of root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("which", ["work", "out"])
+def test_a_read_only_folder_is_named_before_any_work(which: str, tmp_path: Path) -> None:
+    folders = {"work": tmp_path / "work_in", "out": tmp_path / "out_in"}
+    for folder in folders.values():
+        folder.mkdir(mode=0o777)
+        folder.chmod(0o777)
+    folders[which].chmod(0o555)
+    for above in (tmp_path, *tmp_path.parents[:2]):
+        above.chmod(above.stat().st_mode | 0o055)
+    sentence = rf"^{folders[which]}(/run)? may not be written \(Permission denied\); choose a folder"
+    with by_nobody(), pytest.raises(PermissionError, match=sentence):
+        claim(folders["work"] / "run", out=folders["out"] / "result").__enter__()
+    assert not any((folders["out"]).iterdir())
 
 
 def test_what_a_killed_export_left_is_cleared_by_the_next_run_alone(tmp_path: Path) -> None:
