@@ -264,7 +264,7 @@ SETTINGS = [
     ("lr=1e999", "lr must be positive, got inf"),
     ("lr=fast", "lr must be positive, got 'fast'"),
     ("lr=true", "lr must be positive, got True"),
-    ("lr_min=1", "lr_min must be at most lr, where the cosine starts, got lr_min=1.0"),
+    ("lr_min=1", "lr_min must be at most lr, where the schedule starts, got lr_min=1.0"),
     ("lr_min=-1", "lr_min must be a number of at least 0, got -1"),
     ("momentum=1", "momentum must be a number from 0 to below 1, got 1"),
     ("nesterov=1", "nesterov must be true or false, got 1"),
