@@ -9,11 +9,7 @@ ARG DEVICE=gpu
 
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
-# psutil and others come as wheels; NNI's runner asks for the name of the host's processes.
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends procps \
-    && rm -rf /var/lib/apt/lists/* \
-    && pip install uv
+RUN pip install uv
 
 WORKDIR /opt/nni-plugins
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -26,7 +22,7 @@ RUN case "$DEVICE" in \
       gpu) backend="" ;; \
       *) echo "DEVICE must be cpu or gpu, got $DEVICE" >&2; exit 1 ;; \
     esac \
-    && uv pip install --system $backend --constraint constraints.txt . \
+    && uv pip install --system --no-cache $backend --constraint constraints.txt . \
     && python -c "import nni, torch, nni_plugins; print(torch.__version__)"
 
 # A trial's own folder comes first on Python's path, so that code that NNI uploads goes before what is installed here.
