@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +154,14 @@ def test_an_experiment_on_two_machines_loses_nothing_with_one_of_them(
     finals = {metric["trialJobId"]: metric for metric in metrics if metric["type"] == "FINAL"}
     assert sorted(metric["parameterId"] for metric in metrics if metric["type"] == "FINAL") == ["0", "1", "2", "3"]
 
+    # Following it brings the results home and shows them; what is home is not fetched again.
+    words = ("-W", "ignore", "-m", "nni_plugins.cli", "follow", experiment.id, "--out", str(tmp_path / "exported"))
+    shown = subprocess.run(
+        [sys.executable, *words], env=remote.environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    home = [path.name for path in (tmp_path / "exported").iterdir() if (path / "genotype.json").is_file()]
+    assert sorted(home) == sorted(f"{experiment.id}-{trial['trialJobId']}" for trial in trials)
     collected = collect(read_experiment(experiment.id), tmp_path / "exported")
     assert [one.problem for one in collected] == [""] * 4
     for one in collected:
