@@ -52,7 +52,7 @@ SMALL = {"epochs": 3, "batch_size": 16, "retrain.epochs": 2, "retrain.batch_size
 MEASURED = ("seconds", "memory_mb", "latency")
 """What of a report differs from run to run."""
 
-POLL = 0.002
+POLL = 0.005
 """Seconds between two looks at the folders; the write of a checkpoint is short."""
 ATTEMPTS = 8
 
