@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -170,7 +171,7 @@ def test_a_fingerprint_is_of_what_the_set_holds_and_not_of_how_it_lies_in_memory
     assert len(data.fingerprint()) == hashlib.sha256().digest_size * 2
     others = [
         replace(data, flip=not data.flip),
-        replace(data, num_classes=3),
+        replace(data, num_classes=3, class_names=()),
         replace(data, x_train=data.x_train[:-1], y_train=data.y_train[:-1]),
         replace(data, x_train=data.x_test, y_train=data.y_test, x_test=data.x_train, y_test=data.y_train),
     ]
@@ -309,15 +310,21 @@ def by_nobody() -> Iterator[None]:
         os.seteuid(user)
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A temporary folder that nobody may look into; pytest's own lie in a folder of the user alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.parametrize("which", ["work", "out"])
-def test_a_read_only_folder_is_named_before_any_work(which: str, tmp_path: Path) -> None:
-    folders = {"work": tmp_path / "work_in", "out": tmp_path / "out_in"}
+def test_a_read_only_folder_is_named_before_any_work(which: str, public: Path) -> None:
+    folders = {"work": public / "work_in", "out": public / "out_in"}
     for folder in folders.values():
         folder.mkdir(mode=0o777)
         folder.chmod(0o777)
     folders[which].chmod(0o555)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(above.stat().st_mode | 0o055)
     sentence = rf"^{folders[which]}(/run)? may not be written \(Permission denied\); choose a folder"
     with by_nobody(), pytest.raises(PermissionError, match=sentence):
         claim(folders["work"] / "run", out=folders["out"] / "result").__enter__()
