@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from nni_plugins.methods.bilevel.quick import DECIDES
+from nni_plugins.methods.bilevel.quick import DECIDES, DECIDES_AFTER_WARMUP, DECIDES_WITH_CONFIDENCE
 from nni_plugins.methods.spec import MethodSpec, OnSpace
 
 _SEARCH = MappingProxyType({"epochs": 50, "batch_size": 256, "lr": 0.1, "lr_min": 0.0, "weight_decay": 3e-4})
@@ -27,7 +27,7 @@ SPECS = (
         papers=("2009.08886",),
         search=_SEARCH,
         spaces=_BROAD,
-        quick=DECIDES,
+        quick=DECIDES_WITH_CONFIDENCE,
     ),
     MethodSpec(
         name="bnas_v2_pc",
@@ -36,6 +36,6 @@ SPECS = (
         papers=("2009.08886",),
         search=MappingProxyType({**_SEARCH, "batch_size": 512, "lr": 0.2}),
         spaces=_BROAD,
-        quick=DECIDES,
+        quick=DECIDES_AFTER_WARMUP,
     ),
 )

@@ -55,7 +55,7 @@ def test_quick_settings_of_a_method_reach_recipe_and_strategy_on_digits_alone() 
         choices: Any = settings.make_strategy().choices
         return choices.arch_learning_rate
 
-    assert rate("digits") == 0.15
+    assert rate("digits") == 0.25
     assert rate("digits", arch_learning_rate="0.01") == 0.01
     assert rate("cifar10") == 6e-4
     assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 15
