@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from nni_plugins.deploy.result_folder import REPORT_FILE
+from nni_plugins.deploy.result_folder import PAGE_FILE, REPORT_FILE
 from nni_plugins.tools.atomic_files import atomic_write, strict_json
 
 PHASES = ("search", "checkpoint write", "retraining", "export")
@@ -131,8 +131,11 @@ def kill(strategy: str, data: str, out: Path, phase: str, moment: float) -> str 
 
 
 def differences(result: Path, expected: Path) -> list[str]:
-    """Return the files of two results that are not equal, those that only one has included."""
-    names = {path.name for folder in (result, expected) for path in folder.iterdir()}
+    """Return the files of two results that are not equal, those that only one has included.
+
+    The page is left out: it shows what the report holds, measured times included.
+    """
+    names = {path.name for folder in (result, expected) for path in folder.iterdir()} - {PAGE_FILE}
     return sorted(name for name in names if _content(result / name) != _content(expected / name))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,14 @@ pytestmark = pytest.mark.skipif(available_cpus() < 2, reason="two processes need
 
 BATCHES = ("batch_size", "retrain.batch_size")
 FIRST_ORDER, SECOND_ORDER, SPARSE, EVOLVED = "darts", "darts_second_order", "entrannas_dst", "relative_nas"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_code_of_other_tests() -> Iterator[None]:
+    """The ranks import what this process has allowed, and other tests' modules are not where the ranks look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nni_plugins.tools.own_code._allowed", {})
+        yield
 
 
 def settings_of(strategy: str, devices: int = 2, **more: Any) -> Settings:

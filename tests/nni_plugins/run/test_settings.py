@@ -89,7 +89,7 @@ def test_values(text: object, value: object) -> None:
         ({"overrides": {"epochs": "many"}}, "epochs must be a whole number of at least 1, got 'many'."),
         ({"overrides": {"epochs": 0}}, "epochs must be a whole number of at least 1, got 0."),
         ({"overrides": {"retrain.epoch": 3}}, "There is no setting 'retrain.epoch'; expected one of retrain.epochs"),
-        ({"overrides": {"warmup_epochs": 8}}, "leaves none of the 8 epochs to the architecture"),
+        ({"overrides": {"warmup_epochs": 5}}, "leaves none of the 5 epochs to the architecture"),
         ({"overrides": {"warmup_epochs": "two"}}, "warmup_epochs"),
         ({"overrides": {"unrolled": "perhaps"}}, "unrolled must be true or false, got 'perhaps'."),
         ({"overrides": {"retrain.lr": "-1"}}, "retrain.lr must be positive, got -1."),
