@@ -284,7 +284,7 @@ SETTINGS = [
     ("latency_weight=-1", "latency_weight must be a number of at least 0, got -1"),
     ("latency_target=0", "latency_target must be positive, or None for the mean over the space, got 0"),
     # of the strategy
-    ("warmup_epochs=8", "warmup_epochs=8 leaves none of the 8 epochs to the architecture"),
+    ("warmup_epochs=5", "warmup_epochs=5 leaves none of the 5 epochs to the architecture"),
     ("warmup_epochs=-1", f"warmup_epochs {WHOLE} 0, got -1"),
     ("arch_learning_rate=0", "arch_learning_rate must be positive, got 0"),
     ("arch_betas=1", "arch_betas must be two numbers from 0 to below 1, such as (0.5, 0.999), got 1"),
