@@ -34,7 +34,10 @@ def summary(experiment: Experiment, trials: Sequence[dict[str, Any]]) -> tuple[T
 
     ``decided`` is from 0 to 1, ``ms`` the ONNX model's latency.
     """
-    table = Table(title="Trials (accuracies in percent, latency in ms)", title_justify="left", box=box.SIMPLE)
+    table = Table(
+        title="Trials (accuracies in percent, latency in ms)", title_justify="left", box=box.SIMPLE,
+        padding=(0, 1, 0, 0), pad_edge=False,  # so that it fits a terminal of 80 columns
+    )  # fmt: skip
     for column in ("strategy", "seed", "status", "search", "decided", "test", "params", "ms", "parity"):
         left = column in ("strategy", "status", "parity")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
