@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType
 
 from nni_plugins.data import ImageSet, load_data
 from nni_plugins.deploy.check import load_reference
 from nni_plugins.deploy.export import export_onnx
+from nni_plugins.deploy.latency import machine
 from nni_plugins.deploy.precision import to_int8
 from nni_plugins.deploy.session import PROVIDER, open_session
 from nni_plugins.deploy.variants import onnx_predictor, predict_classes, profile, slower_operators
@@ -153,7 +155,8 @@ def markdown(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Return the rows as a table."""
     lines = [
         f"INT8 of float32, one thread, one image, medians of {arguments.runs} alternating runs; trained networks "
-        f"calibrated on {arguments.images} training images and tested on the whole test set.",
+        f"calibrated on {arguments.images} training images and tested on the whole test set. {machine()}; onnxruntime "
+        f"{onnxruntime.__version__}, torch {torch.__version__}.",
         "",
         "| network | INT8 made by | accuracy float32 | INT8 | as float32 % | size of float32 | float32 CPU ms | "
         "INT8 of float32, CPU time | on the clock | operators that cost more than in float32 |",

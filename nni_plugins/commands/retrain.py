@@ -74,8 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of()  # mistakes come before the data is read
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
-    if initial is not None:
-        print(initial.sentence(data))
     result = run_retraining(
         genotype, settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force, initial=initial
     )

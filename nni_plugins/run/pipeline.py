@@ -153,10 +153,12 @@ def run_retraining(
     on_epoch
         Called with the metrics of every epoch of the retraining.
     initial
-        Weights of an earlier result to begin with.
+        Weights of an earlier result to begin with; a line says which of them are taken.
     """
     refuse_existing_result(out, force=force)
     rehearse_retraining(genotype, settings, data, initial=initial)
+    if initial is not None:
+        print(initial.sentence(data))
     data_sha256 = data.fingerprint()
     initial_sha256 = None if initial is None else initial.sha256
     with claim(work, out=out):
