@@ -15,6 +15,7 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from numpy.random import RandomState
 from torch import nn
 
 from nni_plugins import BilevelSearch
@@ -46,9 +47,9 @@ def count_without_alpha(net: nn.Module) -> int:
     return sum(p.numel() for name, p in net.named_parameters() if ".architecture." not in name)
 
 
-def sampled(space: ModelSpace) -> dict[str, Any]:
+def sampled(space: ModelSpace, seed: int = 0) -> dict[str, Any]:
     sample: dict[str, Any] = {}
-    space.random(sample)
+    space.random(sample, RandomState(seed))
     return sample
 
 
@@ -197,8 +198,8 @@ def test_noise_is_fresh_on_every_edge_and_pass() -> None:
 @pytest.mark.parametrize("name", SMALL_SPACES)
 def test_every_sample_is_a_genotype_and_a_network(name: str) -> None:
     space = small(name)
-    for _ in range(10):
-        sample = sampled(space)
+    for seed in range(10):
+        sample = sampled(space, seed)
         genotype = Genotype.from_sample(sample, name)
         assert genotype.to_sample() == sample
         assert Genotype.from_json(genotype.to_json()) == genotype
