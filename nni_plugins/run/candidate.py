@@ -23,7 +23,7 @@ from nni_plugins.run.latency import latency_report, load_table, penalty_of
 from nni_plugins.run.networks import build_net, build_space, classifier_of
 from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.training import device, make_trainer, resume_arguments
+from nni_plugins.run.training import channels_last, device, make_trainer, resume_arguments
 from nni_plugins.run.work_folder import Stage, claim, leave
 from nni_plugins.tools.atomic_files import atomic_write
 from search_spaces import Genotype
@@ -140,7 +140,7 @@ def _train(
         device=device(),
         fractions=(settings.search.weights_fraction, settings.search.architecture_fraction),
         cutout=recipe.cutout,
-        channels_last=recipe.channels_last,
+        channels_last=channels_last(recipe),
     )
 
     def measure(trainer: pl.Trainer, *_: object) -> EpochRecord:

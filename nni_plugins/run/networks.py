@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
 from nni_plugins.data import ImageSet
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.settings import Settings
-from nni_plugins.supernet.depthwise import use_fast_depthwise
+from nni_plugins.run.training import channels_last
+from nni_plugins.supernet.fast_layers import lay_out, use_fast_layers
 from nni_plugins.tools.own_code import in_short, is_own, own
 from search_spaces import Genotype, evaluation_net
 from search_spaces.arguments import naming_unknown_arguments
@@ -141,10 +141,9 @@ def _for_data(space: str, data: DataShape, given: Mapping[str, Any], prefix: str
 def classifier_of(net: nn.Module, settings: Settings, data: ImageSet) -> ImageClassifier:
     """Return the Lightning module that trains ``net`` by the settings' recipe."""
     recipe = settings.retrain
-    if recipe.channels_last:
-        cast(Any, net).to(memory_format=torch.channels_last)
+    lay_out(net, channels_last=channels_last(recipe))
     module = ImageClassifier(
         recipe, data.num_classes, drop_path=recipe.drop_path, auxiliary_weight=recipe.auxiliary_weight
     )
-    module.set_model(use_fast_depthwise(net))
+    module.set_model(use_fast_layers(net))
     return module

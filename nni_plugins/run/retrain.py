@@ -23,7 +23,7 @@ from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_net, classifier_of
 from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.training import device, make_trainer, resume_arguments
+from nni_plugins.run.training import channels_last, device, make_trainer, resume_arguments
 from search_spaces import Genotype
 from search_spaces.published import published_by, published_names
 
@@ -167,7 +167,7 @@ def build_retraining(
             seed=settings.seed,
             device=device(),
             cutout=recipe.cutout,
-            channels_last=recipe.channels_last,
+            channels_last=channels_last(recipe),
         )
     except ValueError as error:
         raise ValueError(f"The settings retrain.* do not fit the data: {error}") from None

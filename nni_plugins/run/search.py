@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 
 from nni_plugins.data import ImageSet, SearchLoaders, search_loaders
 from nni_plugins.methods.spec import Strategy
@@ -21,7 +20,8 @@ from nni_plugins.run.latency import load_table, penalty_of
 from nni_plugins.run.networks import build_space
 from nni_plugins.run.out_of_memory import advising_a_smaller_batch
 from nni_plugins.run.settings import Settings
-from nni_plugins.run.training import device, make_trainer, resume_arguments
+from nni_plugins.run.training import channels_last, device, make_trainer, resume_arguments
+from nni_plugins.supernet.fast_layers import lay_out
 from search_spaces import Genotype
 
 _logger = logging.getLogger(__name__)
@@ -60,8 +60,7 @@ def build_search(settings: Settings, data: ImageSet) -> SearchParts:
     if (penalty := penalty_of(table, settings)) is not None:
         strategy.limit_latency(penalty)
     supernet: Any = strategy.mutate_model(build_space(settings, data))
-    if recipe.channels_last:
-        supernet = supernet.to(memory_format=torch.channels_last)
+    lay_out(supernet, channels_last=channels_last(recipe))
     loaders = search_loaders(
         data,
         batch_size=recipe.batch_size,
@@ -70,7 +69,7 @@ def build_search(settings: Settings, data: ImageSet) -> SearchParts:
         fractions=(recipe.weights_fraction, recipe.architecture_fraction),
         cutout=recipe.cutout,
         augment_validation=recipe.augment_validation,
-        channels_last=recipe.channels_last,
+        channels_last=channels_last(recipe),
     )
     return SearchParts(strategy, supernet, loaders, SearchMeasure(settings, strategy, loaders.validation, table))
 

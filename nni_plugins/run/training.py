@@ -16,12 +16,19 @@ from nni_plugins.methods.data_parallel import DataParallel
 from nni_plugins.run.checkpoint import EpochCheckpoint, VerifiedCheckpointIO, newest_intact
 from nni_plugins.run.epoch_report import EpochReport, show_bar
 from nni_plugins.run.recipes import Recipe
+from nni_plugins.supernet.fast_layers import prefers_channels_last
+from nni_plugins.tools.allocator import keep_freed_memory
 from nni_plugins.tools.ranks import number_of_ranks
 
 
 def device() -> str:
     """Return the device that work of this process runs on: the GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def channels_last(recipe: Recipe) -> bool:
+    """Return whether features are laid out channels last: as the recipe says, or as the device likes it."""
+    return prefers_channels_last() if recipe.channels_last is None else recipe.channels_last
 
 
 def make_trainer(
@@ -50,6 +57,7 @@ def make_trainer(
     **arguments
         Passed on to the trainer.
     """
+    keep_freed_memory()
     ranks = number_of_ranks()
     if ranks > 1:  # each sees one device alone, as a node of its own would
         arguments |= {"strategy": DataParallel(cluster_environment=TorchElasticEnvironment()), "num_nodes": ranks}

@@ -14,7 +14,7 @@ from nni_plugins.supernet.cell import MixedCell, OperationFactory
 from nni_plugins.supernet.cell_description import CELLS, Candidate, CellDescription, describe, is_cell
 from nni_plugins.supernet.channels import Channels
 from nni_plugins.supernet.choice import MixedInput, MixedLayer
-from nni_plugins.supernet.depthwise import use_fast_depthwise
+from nni_plugins.supernet.fast_layers import use_fast_layers
 from nni_plugins.supernet.features import Features
 from nni_plugins.supernet.relaxation import Relaxation, Softmax
 
@@ -150,7 +150,7 @@ class Builder:
             return self._mixed_cell(module)
         if isinstance(module, LayerChoice) and type(module) is LayerChoice:
             for candidate in module.names:
-                module[candidate] = self.prepare(use_fast_depthwise(module[candidate]))
+                module[candidate] = self.prepare(use_fast_layers(module[candidate]))
             architecture = self._shared(module.label, ChoiceArchitecture, self.relaxation, list(module.names))
             return MixedLayer(architecture, module)
         if isinstance(module, InputChoice) and type(module) is InputChoice:
@@ -183,7 +183,7 @@ class Builder:
         narrower = {} if fraction == 1 or candidate.width is None else {"channels": candidate.width // fraction}
 
         def make(target: int, source: int) -> nn.Module:
-            return self.prepare(use_fast_depthwise(candidate.make(target, source, **narrower)))
+            return self.prepare(use_fast_layers(candidate.make(target, source, **narrower)))
 
         return make
 

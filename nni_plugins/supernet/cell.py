@@ -20,6 +20,7 @@ from torch import nn
 
 from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
+from nni_plugins.supernet.convolution import is_last
 from nni_plugins.supernet.features import Features
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
 from search_spaces.operation_names import NO_OPERATION
@@ -171,7 +172,7 @@ class MixedCell(BaseSuperNetModule):
                     halved = sums[target].value.shape[-1] < mixed.shape[-1]
                     passed = bypass_of(bypass, halved)
                     bypasses[target].add(passed if weight is None else passed * weight, owned=weight is not None)
-        intermediate = [nodes[n] for n in graph.targets]
+        intermediate = [_DenseGradient.apply(nodes[n]) for n in graph.targets]
         merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
         return self.postprocessor(merged, raw)
 
@@ -255,6 +256,20 @@ def _edges_of(connections: Connections) -> _Edges:
     return edges
 
 
+class _DenseGradient(torch.autograd.Function):
+    """The identity; its gradient, a slice of that of the concatenated nodes, is copied once for all operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.memory_format = torch.channels_last if is_last(x) else torch.contiguous_format
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> torch.Tensor:
+        (gradient,) = gradients
+        return gradient.contiguous(memory_format=ctx.memory_format)
+
+
 class _Sum:
     """A running sum that adds in place as soon as the tensor it holds is its own."""
 
@@ -289,26 +304,21 @@ class _SourceFeatures:
     def of(self, key: str) -> torch.Tensor:
         """Return ``operation(x)``, made once."""
         if key not in self._made:
-            operation = self._operation(key)
-            self._made[key] = operation.normalise(self._body_of(operation))
+            self._made[key] = self.weighted(key, None)
         return self._made[key]
 
-    def weighted(self, key: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return ``weight * operation(x)``; ``weight`` is (channels,)."""
-        operation = self._operation(key)
-        return operation.normalise(self._body_of(operation), weight)
+    def weighted(self, key: str, weight: torch.Tensor | None) -> torch.Tensor:
+        """Return ``weight * operation(x)``; ``weight`` is (channels,), None for 1.
 
-    def _operation(self, key: str) -> WeightedOperation:
-        return cast(WeightedOperation, self._operations[key])
-
-    def _body_of(self, operation: WeightedOperation) -> torch.Tensor:
-        """Return what precedes the BatchNorm of an operation; made once if it has no parameters."""
-        key = operation.body_key
-        if key is None:
-            return operation.body(self._input_of(operation))
-        if key not in self._bodies:
-            self._bodies[key] = operation.body(self._input_of(operation))
-        return self._bodies[key]
+        What precedes the BatchNorm of an operation is made once if it has no parameters.
+        """
+        operation = cast(WeightedOperation, self._operations[key])
+        body = operation.body_key
+        if body is None:
+            return operation(self._input_of(operation), weight)
+        if body not in self._bodies:
+            self._bodies[body] = operation.body(self._input_of(operation))
+        return operation.normalise(self._bodies[body], weight)
 
     def _input_of(self, operation: WeightedOperation) -> torch.Tensor:
         if not operation.rectified:

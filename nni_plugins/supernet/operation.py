@@ -14,6 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nni_plugins.supernet.batch_norm import Running, is_narrow, running
+from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain, stages_of
+
+_KNOWN = ("torch.nn", "nni_plugins.supernet")
+
 
 class WeightedOperation(nn.Module):
     """A candidate operation, split into the parts that a mixture can share or fold.
@@ -29,17 +34,20 @@ class WeightedOperation(nn.Module):
 
     def __init__(self, operation: nn.Module) -> None:
         super().__init__()
-        is_sequence = isinstance(operation, nn.Sequential) and type(operation).forward is nn.Sequential.forward
-        layers = list(cast(nn.Sequential, operation)) if is_sequence else [operation]
-        self.rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
+        layers = list(cast(nn.Sequential, operation)) if _is_sequence(operation) else [operation]
+        single = _single_layers(operation)
+        self.rectified = bool(single) and isinstance(single[0], nn.ReLU)
+        self._stages = stages_of(single[1:] if self.rectified else single)
+        if self.rectified and layers[0] is single[0]:  # one deeper inside makes no difference to what is rectified
+            layers = layers[1:]
         folds = bool(layers) and isinstance(layers[-1], nn.BatchNorm2d)
         self.norm = cast(nn.BatchNorm2d, layers.pop()) if folds else None
-        self.body = nn.Sequential(*layers[1:] if self.rectified else layers)
+        self.body = nn.Sequential(*layers)
         self.has_parameters = next(operation.parameters(), None) is not None
         deterministic = all(getattr(module, "deterministic", True) for module in operation.modules())
         self.computes_the_same = deterministic and not self.has_parameters
         # what a module of someone else's does may not show in its repr
-        told_by_repr = all(type(module).__module__.startswith("torch.nn") for module in self.body.modules())
+        told_by_repr = all(type(module).__module__.startswith(_KNOWN) for module in self.body.modules())
         shares_body = told_by_repr and next(self.body.parameters(), None) is None
         self.body_key = f"{self.rectified} {self.body}" if shares_body else None
 
@@ -53,29 +61,40 @@ class WeightedOperation(nn.Module):
         weight
             The mixture weight, repeated for every channel: (channels,). None for 1.
         """
+        if self._stages and runs_as_chain(self._stages, x):
+            return run_chain(self._stages, x, weight)
         return self.normalise(self.body(x), weight)
 
     def normalise(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Return ``weight * operation``, from what its part before the BatchNorm has made."""
         if self.norm is None:
             return x if weight is None else x * weight.to(x.dtype).view(-1, *(1 for _ in x.shape[2:]))
-        return self.norm(x) if weight is None else scaled_batch_norm(self.norm, x, weight)
+        return scaled_batch_norm(self.norm, x, weight)
 
 
-def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,)."""
-    tracks = norm.track_running_stats
-    if norm.training and tracks and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+def _is_sequence(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _single_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of sequences within sequences, in their order."""
+    if not _is_sequence(module):
+        return [module]
+    return [layer for child in cast(nn.Sequential, module) for layer in _single_layers(child)]
+
+
+def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
+    if is_narrow(x) and runs_as_chain([alone := Stage([], norm)], x):
+        return run_chain([alone], x, weight)
+    if weight is None:
+        return norm(x)
     scale = weight if norm.weight is None else weight * norm.weight
     shift = None if norm.bias is None else weight * norm.bias
-    momentum = norm.momentum
-    if momentum is None:  # a cumulative average, as in nn.BatchNorm2d
-        seen = norm.num_batches_tracked
-        momentum = 0.0 if seen is None else 1 / max(1.0, float(seen))
-    use_batch = norm.training or norm.running_mean is None
-    mean, var = (norm.running_mean, norm.running_var) if tracks or not norm.training else (None, None)
-    return F.batch_norm(x, mean, var, scale, shift, use_batch, momentum, norm.eps)
+    if not norm.training and norm.running_mean is not None:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, False, 0.0, norm.eps)
+    moved = running(norm) if norm.training else Running(None, None, 0.0, norm.eps)
+    return F.batch_norm(x, moved.mean, moved.var, scale, shift, True, moved.momentum, norm.eps)
 
 
 def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

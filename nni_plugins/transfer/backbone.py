@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nni_plugins.run.result import load_net
-from nni_plugins.supernet.depthwise import use_fast_depthwise
+from nni_plugins.supernet.fast_layers import use_fast_layers
 from search_spaces.taps import Tap, Tapped
 
 
@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             )
         self.taps: tuple[Tap, ...] = tuple(by_stride[stride] for stride in chosen)
         self.out_channels = [tap.channels for tap in self.taps]
-        self.net = use_fast_depthwise(drop_heads(copy.deepcopy(net)))
+        self.net = use_fast_layers(drop_heads(copy.deepcopy(net)))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return features (batch, channels, height / stride, width / stride) by stride, the finest first.

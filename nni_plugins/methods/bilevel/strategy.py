@@ -27,6 +27,8 @@ from nni_plugins.methods.metric import ALPHA_GAP, Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
 from nni_plugins.report.decision import DECIDED_GAP, rate_to_decide, rounded_up
 from nni_plugins.supernet.build import Builder
+from nni_plugins.supernet.fast_layers import lay_out, prefers_channels_last, use_fast_layers
+from nni_plugins.tools.allocator import keep_freed_memory
 from search_spaces.arguments import refuse_unknown
 
 ModelSpaceType = TypeVar("ModelSpaceType", bound=ModelSpace)
@@ -111,7 +113,7 @@ class BilevelSearch(SearchMethod, DARTS):
         self.choices.trains.check_space(model)
         supernet = OneShotStrategy.mutate_model(self, model)
         self.choices.trains.freeze(supernet)
-        return supernet
+        return lay_out(use_fast_layers(supernet), channels_last=prefers_channels_last())
 
     def limit_latency(self, penalty: LatencyPenalty) -> None:
         """Add ``penalty`` to the loss of every architecture step; to be called before the evaluator is made."""
@@ -129,6 +131,7 @@ class BilevelSearch(SearchMethod, DARTS):
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         refuse_other_parallelism(evaluator)
         refuse_endless_warmup(self.choices.warmup_epochs, evaluator.trainer.max_epochs)
+        keep_freed_memory()
         return super().mutate_evaluator(evaluator)
 
     def make_evaluator(self, module: LightningModule, trainer: pl.Trainer, loaders: SearchLoaders) -> Lightning:

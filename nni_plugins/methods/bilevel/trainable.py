@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nni_plugins.supernet.architecture import CellArchitecture, ChoiceArchitecture
-from nni_plugins.supernet.frozen import freeze_convolutions
+from nni_plugins.supernet.fast_layers import freeze_convolutions
 from nni_plugins.tools.checked import Checked
 
 

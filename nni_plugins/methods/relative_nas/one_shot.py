@@ -55,9 +55,11 @@ from nni_plugins.report.decision import SETTLED, generations_to_settle, loss_sig
 from nni_plugins.supernet.build import Builder
 from nni_plugins.supernet.channels import AllChannels
 from nni_plugins.supernet.consistency import mixtures_of
+from nni_plugins.supernet.fast_layers import lay_out, prefers_channels_last, use_fast_layers
 from nni_plugins.supernet.features import PerEdge
 from nni_plugins.supernet.relaxation import Relaxation, Softmax
 from nni_plugins.supernet.threshold import SparseThreshold
+from nni_plugins.tools.allocator import keep_freed_memory
 from nni_plugins.tools.atomic_files import strict_json
 from nni_plugins.tools.checked import Checked, setting
 from nni_plugins.tools.ranks import averaged, summed
@@ -175,7 +177,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
         for mixture in mixtures_of(supernet):
             mixture.derived_only = True
             mixture.architecture.requires_grad_(False)
-        return supernet
+        return lay_out(use_fast_layers(supernet), channels_last=prefers_channels_last())
 
     def _prepare(self, operation: nn.Module) -> nn.Module:
         if not self.choices.drop_path or isinstance(operation, nn.Identity):
@@ -192,6 +194,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         refuse_other_parallelism(evaluator)
+        keep_freed_memory()
         return super().mutate_evaluator(evaluator)
 
     def configure_oneshot_module(self, training_module: LightningModule) -> WeightSetModule:

@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from nni.nas.nn.pytorch import model_context
-from torch import nn
 
 from nni_plugins import BNASD, BilevelSearch, BNASv2PC, PartialChannels
 from nni_plugins.methods.divergence import Diverged
+from nni_plugins.supernet.operation import WeightedOperation
 from search_spaces import BCNN
 from tests.nni_plugins.methods.searching import (
     CLASSES,
@@ -123,7 +123,7 @@ def test_bfloat16(strategy: BilevelSearch) -> None:
     before = copied(of_architecture(supernet))
     dtypes: set[torch.dtype] = set()
     for module in supernet.cell.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, WeightedOperation) and module.has_parameters:
             module.register_forward_hook(lambda module, x, y: dtypes.add(y.dtype) if module.training else None)
     search(strategy, supernet, Probe(), max_epochs=2, precision="bf16-mixed")
     assert dtypes == {torch.bfloat16}
