@@ -11,6 +11,7 @@ and torch 2.13's own backward pass of a dilated or 5x5 one is many times slower 
 * channels first: a convolution of x with g as the kernel, one group per channel and image;
 * channels last: torch's own, whose kernels are fast up to a width of 3. A dilated convolution is an ordinary one on
   each of the d * d phases of the image, and a kernel of width 5 is two of width 3, its left and its right columns.
+  An image smaller than the kernel goes the other way.
 
 A 1x1 convolution whose channels lie next to each other is a matrix product. Where s divides d and p, or the kernel is a
 single pixel, only every s-th pixel takes part, and a convolution of stride 1 on these pixels does. The input is kept
@@ -24,7 +25,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from nni_plugins.supernet.autocast import autocast
 
@@ -53,7 +53,7 @@ def grad_input(gradient: torch.Tensor, shape: torch.Size, weight: torch.Tensor, 
     """Return the gradient by an input of ``shape``, from the gradient of the output."""
     step, how = _thinned(weight, how)
     if step != (1, 1):
-        spread = _zeros(shape, gradient)
+        spread = _empty(shape, gradient).zero_()
         kept = spread[:, :, :: step[0], :: step[1]]
         kept.copy_(grad_input(gradient, kept.shape, weight, how))
         return spread
@@ -66,7 +66,8 @@ def grad_input(gradient: torch.Tensor, shape: torch.Size, weight: torch.Tensor, 
             return F.conv2d(gradient, flipped.transpose(0, 1), None, 1, around, how.dilation)
         if _is_depthwise(weight, how):
             return F.conv2d(_spread(gradient, shape, how), flipped, None, 1, around, how.dilation, how.groups)
-    return conv2d_input(shape, weight, gradient, *how)
+    unused = _empty(shape, gradient)  # its values are not; its layout decides which of torch's kernels runs
+    return _torchs_gradients(unused, gradient, weight, how, (True, False, False))[0]
 
 
 def grad_weight(x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor, how: Convolution) -> torch.Tensor:
@@ -76,7 +77,15 @@ def grad_weight(x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor, h
         return (_as_rows(gradient).t() @ _as_rows(x)).view(weight.shape)
     if _is_depthwise(weight, how):
         return _depthwise_grad_weight(x, gradient, weight, how)
-    return conv2d_weight(x, weight.shape, gradient, *how)
+    return _torchs_gradients(x, gradient, weight, how, (False, True, False))[1]
+
+
+def _torchs_gradients(
+    x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor, how: Convolution, wanted: tuple[bool, bool, bool]
+) -> Any:
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, how.stride, how.padding, how.dilation, False, (0, 0), how.groups, wanted
+    )
 
 
 def is_last(x: torch.Tensor) -> bool:
@@ -84,9 +93,9 @@ def is_last(x: torch.Tensor) -> bool:
     return x.stride(1) == 1 and x.shape[1] > 1
 
 
-def _zeros(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
+def _empty(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
     memory_format = torch.channels_last if is_last(like) else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format).zero_()
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _is_depthwise(weight: torch.Tensor, how: Convolution) -> bool:
@@ -152,21 +161,25 @@ def _depthwise_grad_weight(
         padding = (weight.shape[2] // 2, weight.shape[3] // 2)
         on_a_phase = Convolution((1, 1), padding, (1, 1), how.groups)
         return _depthwise_grad_weight(_phases(x, how), _phases(gradient, how), weight, on_a_phase)
+    if min(x.shape[2:]) < max(weight.shape[2:]):
+        return _by_groups(x.contiguous(), gradient.contiguous(), weight, how)
     stride, width = how.stride[1], weight.shape[3]
     if width != 2 * FAST_WIDTH - 1 or how.dilation != (1, 1) or stride not in (1, 2):
-        return conv2d_weight(x, weight.shape, gradient, *how)
-    half = weight[..., :FAST_WIDTH]
-    # one output column more at the right gives the left half of the kernel, one at the left the right half
-    more = (x.shape[3] + 2 * how.padding[1] - FAST_WIDTH) // stride + 1 - gradient.shape[3]
-    left = conv2d_weight(x, half.shape, F.pad(gradient, (0, more)), *how)
-    right = conv2d_weight(x, half.shape, F.pad(gradient, (2 // stride, more - 2 // stride)), *how)
+        return _torchs_gradients(x, gradient, weight, how, (False, True, False))[1]
+    half, wanted = weight[..., :FAST_WIDTH].contiguous(), (False, True, False)
+    x, halfway = F.pad(x, (1, 1)), how._replace(padding=(how.padding[0], 1))
+    # output columns added at the right belong to the left half of the kernel, those at the left to the right half
+    more = (x.shape[3] + 2 - FAST_WIDTH) // stride + 1 - gradient.shape[3]
+    left = _torchs_gradients(x, F.pad(gradient, (0, more)), half, halfway, wanted)[1]
+    right = _torchs_gradients(x, F.pad(gradient, (2 // stride, more - 2 // stride)), half, halfway, wanted)[1]
     return torch.cat([left, right[..., 1:]], -1)
 
 
 def _phases(x: torch.Tensor, how: Convolution) -> torch.Tensor:
     """Return the images made of every d-th pixel, all d * d of each, one after the other along the batch."""
     down, across = how.dilation
-    x = F.pad(x, (0, -x.shape[3] % across, 0, -x.shape[2] % down))
+    if x.shape[2] % down or x.shape[3] % across:
+        x = F.pad(x, (0, -x.shape[3] % across, 0, -x.shape[2] % down))
     images, channels, height, width = x.shape
     tiles = x.permute(0, 2, 3, 1).reshape(images, height // down, down, width // across, across, channels)
     phases = tiles.permute(2, 4, 0, 1, 3, 5).reshape(-1, height // down, width // across, channels)
