@@ -156,7 +156,7 @@ class MixedCell(BaseSuperNetModule):
             if source in graph.targets:
                 node = sums.pop(source).value
                 node = self._nothing(source, nodes[0]) if node is None else node
-                nodes[source] = self.channels.join(node, bypasses.pop(source).value)
+                nodes[source] = self.channels.join(_DenseGradient.apply(node), bypasses.pop(source).value)
             if source not in self._uses:
                 break
             mixed, bypass = self.channels.split(nodes[source])
@@ -172,7 +172,7 @@ class MixedCell(BaseSuperNetModule):
                     halved = sums[target].value.shape[-1] < mixed.shape[-1]
                     passed = bypass_of(bypass, halved)
                     bypasses[target].add(passed if weight is None else passed * weight, owned=weight is not None)
-        intermediate = [_DenseGradient.apply(nodes[n]) for n in graph.targets]
+        intermediate = [nodes[n] for n in graph.targets]
         merged = intermediate[-1] if self.concat_dim is None else torch.cat(intermediate, self.concat_dim)
         return self.postprocessor(merged, raw)
 
@@ -257,7 +257,7 @@ def _edges_of(connections: Connections) -> _Edges:
 
 
 class _DenseGradient(torch.autograd.Function):
-    """The identity; its gradient, a slice of that of the concatenated nodes, is copied once for all operations."""
+    """The identity; its gradient, a slice of that of concatenated nodes, is copied once for all operations."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
