@@ -84,7 +84,8 @@ def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | N
     tensors: list[torch.Tensor | None] = []
     for stage in stages:
         norm = stage.norm
-        scale, shift = norm.weight, norm.bias
+        scale: torch.Tensor | None = norm.weight
+        shift: torch.Tensor | None = norm.bias
         if stage is stages[-1] and weight is not None:
             scale = weight if scale is None else weight * scale
             shift = None if shift is None else weight * shift

@@ -138,7 +138,8 @@ def test_the_derivation_of_the_weight_step_is_that_of_the_architecture_step_befo
     wanted: list[set[str]] = []
     operations: Any = normal.operations
     for key, operation in operations.items():
-        operation.body.register_forward_hook(lambda module, inputs, output, key=key: ran[-1].add(key))
+        watched = operation if operation.body_key is None else operation.body
+        watched.register_forward_hook(lambda module, inputs, output, key=key: ran[-1].add(key))
     search(strategy, supernet, Probe(watch), steps=5, images=(1, 8, 8))
     assert ran == wanted
     assert any(ran[step] != ran[step + 1] for step in range(0, len(ran), 2))
