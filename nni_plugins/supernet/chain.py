@@ -143,6 +143,7 @@ class _ChainFunction(torch.autograd.Function):
             gradient, by_scale, by_shift = gradients(
                 gradient, z, scale, statistics, plan.running.eps, (True, of_scale, of_shift)
             )
+            assert gradient is not None, "it was wanted"
             x = first
             if number:
                 _, _, scale_before, shift_before = parts[number - 1]
@@ -181,7 +182,7 @@ def _differentiable_gradients(
             x = F.conv2d(x, weight, None, *how)
         x = F.batch_norm(x, None, None, scale, shift, True, 0.0, plan.running.eps)
     wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-    inputs = [tensor for tensor, needs in zip([first, *tensors], wanted, strict=True) if needs]
+    inputs = [tensor for tensor, needs in zip([first, *tensors], wanted, strict=True) if needs and tensor is not None]
     found = iter(torch.autograd.grad(x, inputs, gradient, create_graph=True, allow_unused=True))
     by_first, *by_tensors = [next(found) if needs else None for needs in wanted]
     return by_first, None, *by_tensors

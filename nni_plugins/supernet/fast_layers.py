@@ -29,9 +29,9 @@ def prefers_channels_last() -> bool:
     return not torch.cuda.is_available()
 
 
-def lay_out(module: nn.Module, *, channels_last: bool) -> nn.Module:
-    """Return ``module`` with its weights laid out so that features come out channels last, or as torch has them."""
-    return module.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+def lay_out(module: nn.Module, *, channels_last: bool) -> None:
+    """Lay the weights of ``module`` out so that features come out channels last, or as torch has them."""
+    module.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def freeze_convolutions(module: nn.Module) -> None:

@@ -113,7 +113,9 @@ class BilevelSearch(SearchMethod, DARTS):
         self.choices.trains.check_space(model)
         supernet = OneShotStrategy.mutate_model(self, model)
         self.choices.trains.freeze(supernet)
-        return lay_out(use_fast_layers(supernet), channels_last=prefers_channels_last())
+        use_fast_layers(supernet)
+        lay_out(supernet, channels_last=prefers_channels_last())
+        return supernet
 
     def limit_latency(self, penalty: LatencyPenalty) -> None:
         """Add ``penalty`` to the loss of every architecture step; to be called before the evaluator is made."""

@@ -177,7 +177,9 @@ class RelativeNAS(SearchMethod, RandomOneShot):
         for mixture in mixtures_of(supernet):
             mixture.derived_only = True
             mixture.architecture.requires_grad_(False)
-        return lay_out(use_fast_layers(supernet), channels_last=prefers_channels_last())
+        use_fast_layers(supernet)
+        lay_out(supernet, channels_last=prefers_channels_last())
+        return supernet
 
     def _prepare(self, operation: nn.Module) -> nn.Module:
         if not self.choices.drop_path or isinstance(operation, nn.Identity):

@@ -11,7 +11,7 @@ from torch import nn
 
 from nni_plugins.supernet.batch_norm import NARROW, is_narrow
 from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain, stages_of
-from nni_plugins.supernet.fast_layers import use_fast_layers
+from nni_plugins.supernet.fast_layers import lay_out, use_fast_layers
 from nni_plugins.supernet.operation import WeightedOperation
 from search_spaces.operations import make_operation
 
@@ -55,7 +55,8 @@ def test_equal_to_the_layers(
     name: str, memory_format: Any, channels: int, affine: bool, stride: int, size: tuple[int, int]
 ) -> None:
     expected = operation(name, channels, stride, affine=affine)
-    actual = fast(expected).to(memory_format=memory_format)
+    actual = fast(expected)
+    lay_out(actual, channels_last=memory_format is torch.channels_last)
     images = torch.randn(4, channels, *size, dtype=torch.float64, requires_grad=True)
     same_images = images.detach().clone(memory_format=memory_format).requires_grad_()
     weight = torch.rand(channels, dtype=torch.float64, requires_grad=True)
@@ -81,7 +82,8 @@ def test_equal_to_the_layers(
 @pytest.mark.parametrize("channels", [2, 17])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_first_and_second_derivatives(memory_format: Any, channels: int) -> None:
-    made = fast(operation("sep_conv_3x3", channels, affine=True)).to(memory_format=memory_format)
+    made = fast(operation("sep_conv_3x3", channels, affine=True))
+    lay_out(made, channels_last=memory_format is torch.channels_last)
     images = torch.randn(2, channels, 3, 4, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     weight = torch.rand(channels, dtype=torch.float64, requires_grad=True)
     for parameter in made.parameters():
@@ -155,8 +157,8 @@ def test_batch_norm(shape: tuple[int, ...], affine: bool, momentum: float | None
         torch.testing.assert_close(same_images.grad, images.grad, check_stride=False)
         for (name, parameter), same in zip(expected.named_parameters(), actual.parameters(), strict=True):
             torch.testing.assert_close(same.grad, parameter.grad, msg=name)
-        for buffer, same in zip(expected.buffers(), actual.buffers(), strict=True):
-            torch.testing.assert_close(same, buffer)
+        for buffer, moved in zip(expected.buffers(), actual.buffers(), strict=True):
+            torch.testing.assert_close(moved, buffer)
 
 
 def test_what_is_narrow() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nni_plugins.supernet.convolution import FastConv2d
-from nni_plugins.supernet.fast_layers import freeze_convolutions, use_fast_layers
+from nni_plugins.supernet.fast_layers import freeze_convolutions, lay_out, use_fast_layers
 
 CHANNELS = 3
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -46,7 +46,8 @@ def assert_equal(expected: nn.Conv2d, actual: nn.Conv2d, size: tuple[int, int], 
     """Compare the function and its gradients by images and by every parameter that trains."""
     images = torch.randn(4, expected.in_channels, *size, dtype=torch.float64, requires_grad=True)
     same_images = images.detach().clone(memory_format=memory_format).requires_grad_()
-    output, same_output = expected(images), actual.to(memory_format=memory_format)(same_images)
+    lay_out(actual, channels_last=memory_format is torch.channels_last)
+    output, same_output = expected(images), actual(same_images)
     torch.testing.assert_close(same_output, output, check_stride=False)
     gradient = torch.randn_like(output)
     output.backward(gradient)
