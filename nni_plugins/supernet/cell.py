@@ -4,12 +4,13 @@
 
 The cell is computed source by source: what depends on the source alone (rectified input, pooling, identity, and all
 features where they are shared) is made once and used on every edge that leaves it; sums run in place; ``none`` costs
-nothing. Where nothing is mixed, only the derived connections are computed.
+nothing. Operations that differ only in their target can be computed as one. Where nothing is mixed, only the derived
+connections are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
 from nni_plugins.supernet.features import Features
+from nni_plugins.supernet.merged import MergedUse, kind_of, merged_bodies, merged_normalise, side_by_side
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
 from search_spaces.operation_names import NO_OPERATION
 
@@ -36,6 +38,8 @@ class _Uses(NamedTuple):
 
     alone: list[tuple[str, int, int]]
     """Operations of one edge: key, target, position."""
+    merged: list[MergedUse]
+    """Operations of one edge each that are computed together."""
     shared: list[str]
     """Operations of several edges."""
     targets: list[int]
@@ -73,6 +77,8 @@ class MixedCell(BaseSuperNetModule):
         the architecture parameters no gradient [EnTranNAS].
     concat_dim
         Dimension along which the intermediate nodes are concatenated; None if the output is the last node.
+    merge_edges
+        Whether operations that leave one source and differ only in their target are computed as one.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class MixedCell(BaseSuperNetModule):
         features: Features,
         engine: bool = True,
         concat_dim: int | None = 1,
+        merge_edges: bool = False,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -94,6 +101,7 @@ class MixedCell(BaseSuperNetModule):
         self.features = features
         self.engine = engine
         self.concat_dim = concat_dim
+        self.merge_edges = merge_edges
         self.derived_only = False
         self.operations = nn.ModuleDict()
         self._make_none = factories.get(NO_OPERATION)
@@ -127,7 +135,19 @@ class MixedCell(BaseSuperNetModule):
         targets = [target for target in graph.targets if any(target in uses[key] for key in shared)]
         positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
         self.register_buffer(f"positions_{source}", positions, persistent=False)
-        return _Uses(alone, shared, targets, f"positions_{source}")
+        merged = self._merge(alone) if self.merge_edges else []
+        together = {key for use in merged for key in use.keys}
+        alone = [use for use in alone if use[0] not in together]
+        return _Uses(alone, merged, shared, targets, f"positions_{source}")
+
+    def _merge(self, alone: list[tuple[str, int, int]]) -> list[MergedUse]:
+        """Return those among the operations of one edge of which several are of one kind, kind by kind."""
+        kinds: dict[Hashable, list[tuple[str, int, int]]] = {}
+        for use in alone:
+            kind = kind_of(cast(WeightedOperation, self.operations[use[0]]))
+            if kind is not None:
+                kinds.setdefault(kind, []).append(use)
+        return [MergedUse(*zip(*uses, strict=True)) for uses in kinds.values() if len(uses) > 1]
 
     @property
     def label(self) -> str:
@@ -204,6 +224,13 @@ class MixedCell(BaseSuperNetModule):
                 yield target, term, False
         for key, target, position in uses.alone:
             yield target, features.weighted(key, weights.per_channel[position]), True
+        wide: dict[tuple[int, ...], _Sum] = {}
+        for use in uses.merged:
+            weight = torch.cat([weights.per_channel[position] for position in use.positions])
+            wide.setdefault(use.targets, _Sum()).add(features.merged(use.keys, weight), owned=True)
+        for targets, total in wide.items():
+            for target, term in zip(targets, total.value.chunk(len(targets), 1), strict=True):
+                yield target, term, False
 
     def _derived_terms(
         self, source: int, features: _SourceFeatures, connections: Connections
@@ -297,6 +324,15 @@ class _SourceFeatures:
         """Return ``weight * operation(x)``; ``weight`` is (channels,)."""
         operation = self._operation(key)
         return operation.normalise(self._body_of(operation), weight)
+
+    def merged(self, keys: Sequence[str], weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight * operation(x)`` of operations of one kind, (batch, operations * channels, height, width)."""
+        operations = [self._operation(key) for key in keys]
+        if operations[0].body_key is None:
+            body = merged_bodies(operations, self._input_of(operations[0]))
+        else:
+            body = side_by_side(self._body_of(operations[0]), len(keys))
+        return merged_normalise(operations, body, weight)
 
     def _operation(self, key: str) -> WeightedOperation:
         return cast(WeightedOperation, self._operations[key])

@@ -106,6 +106,7 @@ class BilevelSearch(SearchMethod, DARTS):
             choices.features,
             choices.engine_cells,
             prepare=choices.trains.prepare_operation,
+            merge_edges=choices.merge_edges,
         )
         self._builder.check(model)
         self.choices.trains.check_space(model)
