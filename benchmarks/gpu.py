@@ -248,7 +248,8 @@ def candidate_epochs(run: Run, precision: str) -> dict[str, float]:
 
     with contextlib.suppress(_Enough):
         search(settings, load_data(run.data), run.folder, first)
-    candidates = settings.make_strategy().choices.population_size
+    choices: Any = settings.make_strategy().choices
+    candidates = choices.population_size
     seconds = generations[0] / candidates
     return {
         "candidate epochs": candidates,

@@ -29,11 +29,10 @@ def test_pieces_cover_what_can_be_measured() -> None:
     names = [piece.name for piece in all_pieces()]
     assert len(set(names)) == len(names)
     assert set(ONE_OF_EACH_KIND) < set(names)
-    of_a_step = {name.split(", ", 1)[0]: [] for name in names if name.startswith("step")}
+    of_a_step: dict[str, list[str]] = {}
     for name in names:
         strategy, _, how = name.partition(", ")
-        if name.startswith("step"):
-            of_a_step[strategy].append(how)
+        of_a_step.setdefault(strategy, []).append(how)
     both = [f"{mode}, {precision}" for mode in gpu.MODES for precision in gpu.PRECISIONS]
     assert of_a_step["step darts RFPCDARTS"] == of_a_step["step bcnn BNASv2CLR"] == both
     assert of_a_step["step darts NNI DARTS"] == both[:2]

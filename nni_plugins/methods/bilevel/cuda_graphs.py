@@ -6,6 +6,7 @@ uses it is tested on the CPU with a stand-in for it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,11 +16,11 @@ T = TypeVar("T")
 
 
 class CudaGraphs:
-    """Captures steps as CUDA graphs, which share one pool of memory, as they never run at the same time."""
+    """Captures steps as CUDA graphs. Those that live at a time share their memory, as they never run at a time."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
-        self._pool = torch.cuda.graph_pool_handle()
+        self._latest: Callable[[], torch.cuda.CUDAGraph | None] = lambda: None
 
     def run(self, step: Callable[[], T]) -> T:
         """Run ``step`` uncaptured, on the stream on which it would be captured."""
@@ -37,16 +38,19 @@ class CudaGraphs:
         ValueError
             If something in ``step`` cannot be captured.
         """
-        graph = torch.cuda.CUDAGraph()
+        graph, latest = torch.cuda.CUDAGraph(), self._latest()
+        pool = None if latest is None else latest.pool()  # that of a graph that is gone cannot be used again
         try:
             # thread_local: a data loader's thread may use the device meanwhile
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
                 result = step()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            cause = error.__context__ or error  # the end of a capture that has failed raises an error of its own
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
             raise ValueError(f"cuda_graphs cannot capture this search ({reason}); leave cuda_graphs out.") from error
+        self._latest = weakref.ref(graph)
         return result, graph.replay
 
 

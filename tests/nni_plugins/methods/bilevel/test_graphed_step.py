@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import Lightning, Trainer
+from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
 from nni_plugins import BatchNormOnly, BilevelSearch, Confident, EdgeNormalisation, PartialChannels, PerSource
@@ -69,7 +70,7 @@ class Scheduled(Probe):
 
 
 PARTIAL = {"relaxation": EdgeNormalisation(), "channels": PartialChannels(2)}
-CASES = {
+CASES: dict[str, tuple[type[ModelSpace], dict[str, Any]]] = {
     "cell": (OneCell, {}),
     "choices": (OwnSpace, {}),
     "partial channels, warm-up": (OneCell, {**PARTIAL, "warmup_epochs": 1}),
