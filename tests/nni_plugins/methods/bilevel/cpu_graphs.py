@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 T = TypeVar("T")
 aten = torch.ops.aten
 WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.is_nonzero.default)
+UNFILLED = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
+"""Of no use to a replay, whose memory is there."""
 
 
 class OperationList(TorchDispatchMode):
@@ -29,7 +31,8 @@ class OperationList(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in WAITING, f"{func} waits for the device"
         output = func(*args, **(kwargs or {}))
-        self.operations.append((func, args, kwargs or {}, output))
+        if func.overloadpacket not in UNFILLED:
+            self.operations.append((func, args, kwargs or {}, output))
         return output
 
     @torch.no_grad()
