@@ -47,14 +47,19 @@ class _Uses(NamedTuple):
     positions: str
     """Name of the buffer with the position of every shared operation at every target, (targets, operations)."""
 
+    def positions_alone(self) -> list[int]:
+        """Return the positions of the operations of one edge, merged ones included."""
+        merged = [position for use in self.merged for position in use.positions]
+        return [position for *_, position in self.alone] + merged
+
 
 class _Weights(NamedTuple):
     """The mixture weights in the forms in which the cell applies them."""
 
     flat: torch.Tensor
     """(edges * operations + 1,), the last one 0: the weight of an operation on an edge that does not have it."""
-    per_channel: tuple[torch.Tensor, ...]
-    """Every weight but the last, repeated for every channel."""
+    per_channel: dict[int, torch.Tensor]
+    """By position the weights of operations of one edge, repeated for every channel."""
 
 
 class MixedCell(BaseSuperNetModule):
@@ -112,6 +117,8 @@ class MixedCell(BaseSuperNetModule):
                 if name != NO_OPERATION:
                     self._key[source, target, k] = self._add(source, target, name, factory)
         self._uses = {source: self._uses_of(source) for source in range(architecture.graph.targets.stop - 1)}
+        self._alone = [position for uses in self._uses.values() for position in uses.positions_alone()]
+        self.register_buffer("positions_alone", torch.tensor(self._alone, dtype=torch.long), persistent=False)
 
     def _add(self, source: int, target: int, name: str, factory: OperationFactory) -> str:
         """Register an operation: one per source if its feature is shared, else one per edge."""
@@ -203,13 +210,13 @@ class MixedCell(BaseSuperNetModule):
     def _mixture(self, channels: int) -> tuple[_Weights, _Edges]:
         operation_weights, edge_weights = self.architecture.weights()
         flat = operation_weights.flatten()
-        per_channel = flat.unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
+        alone = flat[self.get_buffer("positions_alone")].unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
         graph = self.architecture.graph
         by_edge = [None] * len(graph.edges) if edge_weights is None else edge_weights.unbind(0)
         edges: _Edges = {}
         for (source, target), weight in zip(graph.edges, by_edge, strict=True):
             edges.setdefault(source, []).append((target, weight))
-        return _Weights(F.pad(flat, (0, 1)), per_channel), edges
+        return _Weights(F.pad(flat, (0, 1)), dict(zip(self._alone, alone, strict=True))), edges
 
     def _terms(
         self, source: int, features: _SourceFeatures, weights: _Weights
@@ -312,6 +319,7 @@ class _SourceFeatures:
         self._rectified: torch.Tensor | None = None
         self._made: dict[str, torch.Tensor] = {}
         self._bodies: dict[str, torch.Tensor] = {}
+        self._wide: dict[tuple[bool, int], torch.Tensor] = {}
 
     def of(self, key: str) -> torch.Tensor:
         """Return ``operation(x)``, made once."""
@@ -328,11 +336,19 @@ class _SourceFeatures:
     def merged(self, keys: Sequence[str], weight: torch.Tensor) -> torch.Tensor:
         """Return ``weight * operation(x)`` of operations of one kind, (batch, operations * channels, height, width)."""
         operations = [self._operation(key) for key in keys]
-        if operations[0].body_key is None:
-            body = merged_bodies(operations, self._input_of(operations[0]))
+        first = operations[0]
+        if first.body_key is None:
+            body = merged_bodies(operations, self._input_of(first), lambda: self._beside(first, len(keys)))
         else:
-            body = side_by_side(self._body_of(operations[0]), len(keys))
+            body = side_by_side(self._body_of(first), len(keys))
         return merged_normalise(operations, body, weight)
+
+    def _beside(self, operation: WeightedOperation, targets: int) -> torch.Tensor:
+        """Return an operation's input as many times as there are targets, made once for all kinds of operations."""
+        key = operation.rectified, targets
+        if key not in self._wide:
+            self._wide[key] = side_by_side(self._input_of(operation), targets)
+        return self._wide[key]
 
     def _operation(self, key: str) -> WeightedOperation:
         return cast(WeightedOperation, self._operations[key])

@@ -4,9 +4,10 @@ The edges from x_i to its targets j carry the same kinds of operations, each wit
 after the other, a GPU waits for the launch of many small kernels. Merged, an operation is as many times wider as there
 are targets, its channels target by target:
 
-    first convolution       one convolution of x_i with all kernels (a depthwise one puts out several channels for each)
-    later convolutions      one convolution with as many times more groups; 1x1 ones are a batched matrix product
-    BatchNorm               one BatchNorm over all channels, scaled by all mixture weights
+    a first, dense convolution    one convolution of x_i with all kernels
+    depthwise convolutions        one convolution with as many times more groups
+    later 1x1 convolutions        one batched matrix product
+    BatchNorm                     one BatchNorm over all channels, scaled by all mixture weights
 
 That is the same function to rounding. Weights are put side by side when they are used and running statistics written
 back, so that every operation keeps its own under its own name. On a CPU this is slower than one operation after the
@@ -15,7 +16,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -50,7 +51,9 @@ def kind_of(operation: WeightedOperation) -> Hashable | None:
     return operation.rectified, tuple(map(repr, layers)), repr(norm)
 
 
-def merged_bodies(operations: Sequence[WeightedOperation], x: torch.Tensor) -> torch.Tensor:
+def merged_bodies(
+    operations: Sequence[WeightedOperation], x: torch.Tensor, beside: Callable[[], torch.Tensor]
+) -> torch.Tensor:
     """Return what precedes the BatchNorm of operations of one kind.
 
     Parameters
@@ -59,6 +62,8 @@ def merged_bodies(operations: Sequence[WeightedOperation], x: torch.Tensor) -> t
         One for each target.
     x
         Their common input (batch, channels, height, width), rectified if they want it so.
+    beside
+        Returns ``x`` once for each target, (batch, targets * channels, height, width).
 
     Returns
     -------
@@ -67,17 +72,26 @@ def merged_bodies(operations: Sequence[WeightedOperation], x: torch.Tensor) -> t
     """
     wide = False
     for copies in zip(*(_layers(operation.body) for operation in operations), strict=True):
-        if isinstance(copies[0], (nn.ReLU, nn.Identity)):
-            x = copies[0](x)
-            continue
-        if isinstance(copies[0], nn.BatchNorm2d):
-            x = _norm(cast("tuple[nn.BatchNorm2d, ...]", copies), x if wide else side_by_side(x, len(copies)))
-        elif isinstance(copies[0], InterleavedConv):
-            x = _interleaved(cast("tuple[InterleavedConv, ...]", copies), x, wide)
-        else:
-            x = _convolution(cast("tuple[nn.Conv2d, ...]", copies), x, wide)
+        if not wide and not _takes_common_input(copies[0]):
+            x, wide = beside(), True
+        x = _layer(copies, x, wide)
         wide = True
-    return x if wide else side_by_side(x, len(operations))
+    return x if wide else beside()
+
+
+def _takes_common_input(layer: nn.Module) -> bool:
+    """Return whether all copies of a layer are one layer of their common input, without making that wider."""
+    return isinstance(layer, InterleavedConv) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def _layer(copies: Sequence[nn.Module], x: torch.Tensor, wide: bool) -> torch.Tensor:
+    if isinstance(copies[0], nn.BatchNorm2d):
+        return _norm(cast("Sequence[nn.BatchNorm2d]", copies), x)
+    if isinstance(copies[0], InterleavedConv):
+        return _interleaved(cast("Sequence[InterleavedConv]", copies), x, wide)
+    if isinstance(copies[0], nn.Conv2d):
+        return _convolution(cast("Sequence[nn.Conv2d]", copies), x, wide)
+    return copies[0](x)
 
 
 def merged_normalise(operations: Sequence[WeightedOperation], x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -124,27 +138,19 @@ def _mergeable(layer: nn.Module) -> bool:
 
 
 def _convolution(copies: Sequence[nn.Conv2d], x: torch.Tensor, wide: bool) -> torch.Tensor:
-    """Return all convolutions, target by target, of a common input or (``wide``) of an input each."""
-    first, targets = copies[0], len(copies)
-    if not wide:
-        by_group = [conv.weight.unflatten(0, (first.groups, -1)) for conv in copies]
-        weight, groups = torch.stack(by_group, 1).flatten(0, 2), first.groups
-    elif (
-        first.kernel_size == first.stride == (1, 1) and first.padding in ((0, 0), "valid", "same") and first.groups == 1
-    ):
-        return _with_bias(copies, _pointwise(torch.stack([conv.weight.flatten(1) for conv in copies]), x))
+    """Return all convolutions, of an input each (``wide``) or, ungrouped ones, of a common input."""
+    first = copies[0]
+    if wide and first.groups == 1 and first.kernel_size == first.stride == (1, 1) and first.padding == (0, 0):
+        y = _pointwise(torch.stack([conv.weight.flatten(1) for conv in copies]), x)
     else:
-        weight, groups = torch.cat([conv.weight for conv in copies]), targets * first.groups
-    y = F.conv2d(x, weight, None, first.stride, first.padding, first.dilation, groups)
-    if not wide and groups > 1:  # from group by group to target by target
-        by_group_and_target = y.unflatten(1, (groups, targets, -1))
-        y = torch.cat([by_group_and_target[:, :, target].flatten(1, 2) for target in range(targets)], 1)
-    return _with_bias(copies, y)
-
-
-def _with_bias(copies: Sequence[nn.Conv2d], y: torch.Tensor) -> torch.Tensor:
+        weight, groups = torch.cat([conv.weight for conv in copies]), first.groups * (len(copies) if wide else 1)
+        y = F.conv2d(x, weight, None, first.stride, first.padding, first.dilation, groups)
     biases = [conv.bias for conv in copies if conv.bias is not None]
     return y + torch.cat(biases).to(y.dtype).view(-1, 1, 1) if biases else y
+
+
+def _is_last(x: torch.Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _pointwise(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -159,7 +165,7 @@ def _pointwise(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
     targets, _, channels = weights.shape
     images, _, height, width = x.shape
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if _is_last(x):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, targets, channels).transpose(0, 1)
         y = (pixels @ weights.transpose(1, 2)).transpose(0, 1)
         return y.reshape(images, height, width, -1).permute(0, 3, 1, 2)
@@ -184,10 +190,11 @@ def _norm(norms: Sequence[nn.BatchNorm2d], x: torch.Tensor, weight: torch.Tensor
     momentum = cast(float, first.momentum)
     if first.running_mean is None or not (first.track_running_stats or not first.training):
         return F.batch_norm(x, None, None, scale, shift, use_batch, momentum, first.eps)
-    means = [cast(torch.Tensor, norm.running_mean) for norm in norms]
-    variances = [cast(torch.Tensor, norm.running_var) for norm in norms]
-    mean, variance = torch.cat(means), torch.cat(variances)
+    statistics = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+    running = cast("list[torch.Tensor]", statistics)
+    together = torch.cat(running)
+    mean, variance = together.chunk(2)
     y = F.batch_norm(x, mean, variance, scale, shift, use_batch, momentum, first.eps)
     if use_batch:
-        torch._foreach_copy_([*means, *variances], [*mean.chunk(len(norms)), *variance.chunk(len(norms))])
+        torch._foreach_copy_(running, together.chunk(len(running)))
     return y
