@@ -44,8 +44,12 @@ class InterleavedConv(nn.Module):
         self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shifted = nn.functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        return torch.cat([self.even(x), self.odd(shifted)], dim=1)
+        return torch.cat([self.even(x), self.odd(self.shifted(x))], dim=1)
+
+    @staticmethod
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` moved by one pixel, its odd pixels where the even ones were; zeros come in."""
+        return nn.functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
 
 
 def relu_conv_bn(channels_in: int, channels_out: int, kernel: int = 1, *, affine: bool) -> nn.Sequential:

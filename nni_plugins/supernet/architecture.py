@@ -74,6 +74,10 @@ class CellArchitecture(_Tempered):
             self._derived = state, self.relaxation.derive(self._parameters_by_name(), self.graph)
         return self._derived[1]
 
+    def forget_derived(self) -> None:
+        """Derive anew when next asked: a CUDA graph has changed the parameters, which raises no tensor's version."""
+        self._derived = self._connected = (None, {})
+
     def connections(self) -> Connections:
         """Return what a cell that does not mix runs: the derived connections, or those that :meth:`choose` fixed."""
         return self.derive() if self._chosen is None else self._chosen

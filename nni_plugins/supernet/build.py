@@ -33,6 +33,8 @@ class Builder:
         Which cells mix; the others run their derived connections alone.
     prepare
         Applied to every candidate operation before it is taken over.
+    merge_edges
+        As in :class:`~nni_plugins.supernet.cell.MixedCell`.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Builder:
         features: Features,
         engine_cells: EngineCells,
         prepare: Callable[[nn.Module], nn.Module],
+        merge_edges: bool = False,
     ) -> None:
         self.relaxation = relaxation
         self.channels = channels
         self.features = features
         self.engine_cells = engine_cells
         self.prepare = prepare
+        self.merge_edges = merge_edges
         self._architectures: dict[str, Architecture] = {}
         self._engines: frozenset[int] = frozenset()
         self._cells_built = 0
@@ -58,7 +62,8 @@ class Builder:
         Raises
         ------
         ValueError
-            On the first module that cannot be mixed, or if the Engine-cells are not cells of the space.
+            On the first module that cannot be mixed; if the Engine-cells are not cells of the space; if edges are to
+            be merged and there are none.
         """
         if not isinstance(space, ModelSpace):
             raise ValueError(
@@ -70,6 +75,11 @@ class Builder:
         cells = [(name, module) for name, module in space.named_modules() if is_cell(module)]
         inside_cells = {id(inner) for _, cell in cells for inner in cell.modules()}
         labels = [self._check_cell(name, cell) for name, cell in cells]
+        if self.merge_edges and all(len(describe(cell).graph.targets) < 2 for _, cell in cells):
+            raise ValueError(
+                f"merge_edges computes the edges from one node to several others together, but {type(space).__name__} "
+                "has no Cell with such edges; leave merge_edges out."
+            )
         for name, module in space.named_modules():
             if id(module) in inside_cells:
                 continue
@@ -176,6 +186,7 @@ class Builder:
             self.features,
             engine=number in self._engines,
             concat_dim=description.concat_dim,
+            merge_edges=self.merge_edges,
         )
 
     def _factory(self, candidate: Candidate) -> OperationFactory:

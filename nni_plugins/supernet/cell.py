@@ -4,12 +4,13 @@
 
 The cell is computed source by source: what depends on the source alone (rectified input, pooling, identity, and all
 features where they are shared) is made once and used on every edge that leaves it; sums run in place; ``none`` costs
-nothing. Where nothing is mixed, only the derived connections are computed.
+nothing. Operations that differ only in their target can be computed as one. Where nothing is mixed, only the derived
+connections are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -22,6 +23,7 @@ from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
 from nni_plugins.supernet.convolution import is_last
 from nni_plugins.supernet.features import Features
+from nni_plugins.supernet.merged import MergedUse, kind_of, merged_bodies, merged_normalise, side_by_side
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
 from search_spaces.operation_names import NO_OPERATION
 
@@ -37,6 +39,8 @@ class _Uses(NamedTuple):
 
     alone: list[tuple[str, int, int]]
     """Operations of one edge: key, target, position."""
+    merged: list[MergedUse]
+    """Operations of one edge each that are computed together."""
     shared: list[str]
     """Operations of several edges."""
     targets: list[int]
@@ -44,14 +48,19 @@ class _Uses(NamedTuple):
     positions: str
     """Name of the buffer with the position of every shared operation at every target, (targets, operations)."""
 
+    def positions_alone(self) -> list[int]:
+        """Return the positions of the operations of one edge, merged ones included."""
+        merged = [position for use in self.merged for position in use.positions]
+        return [position for *_, position in self.alone] + merged
+
 
 class _Weights(NamedTuple):
     """The mixture weights in the forms in which the cell applies them."""
 
     flat: torch.Tensor
     """(edges * operations + 1,), the last one 0: the weight of an operation on an edge that does not have it."""
-    per_channel: tuple[torch.Tensor, ...]
-    """Every weight but the last, repeated for every channel."""
+    per_channel: dict[int, torch.Tensor]
+    """By position the weights of operations of one edge, repeated for every channel."""
 
 
 class MixedCell(BaseSuperNetModule):
@@ -74,6 +83,8 @@ class MixedCell(BaseSuperNetModule):
         the architecture parameters no gradient [EnTranNAS].
     concat_dim
         Dimension along which the intermediate nodes are concatenated; None if the output is the last node.
+    merge_edges
+        Whether operations that leave one source and differ only in their target are computed as one.
     """
 
     def __init__(
@@ -86,6 +97,7 @@ class MixedCell(BaseSuperNetModule):
         features: Features,
         engine: bool = True,
         concat_dim: int | None = 1,
+        merge_edges: bool = False,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -95,6 +107,7 @@ class MixedCell(BaseSuperNetModule):
         self.features = features
         self.engine = engine
         self.concat_dim = concat_dim
+        self.merge_edges = merge_edges
         self.derived_only = False
         self.operations = nn.ModuleDict()
         self._make_none = factories.get(NO_OPERATION)
@@ -105,6 +118,8 @@ class MixedCell(BaseSuperNetModule):
                 if name != NO_OPERATION:
                     self._key[source, target, k] = self._add(source, target, name, factory)
         self._uses = {source: self._uses_of(source) for source in range(architecture.graph.targets.stop - 1)}
+        self._alone = [position for uses in self._uses.values() for position in uses.positions_alone()]
+        self.register_buffer("positions_alone", torch.tensor(self._alone, dtype=torch.long), persistent=False)
 
     def _add(self, source: int, target: int, name: str, factory: OperationFactory) -> str:
         """Register an operation: one per source if its feature is shared, else one per edge."""
@@ -128,7 +143,19 @@ class MixedCell(BaseSuperNetModule):
         targets = [target for target in graph.targets if any(target in uses[key] for key in shared)]
         positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
         self.register_buffer(f"positions_{source}", positions, persistent=False)
-        return _Uses(alone, shared, targets, f"positions_{source}")
+        merged = self._merge(alone) if self.merge_edges else []
+        together = {key for use in merged for key in use.keys}
+        alone = [use for use in alone if use[0] not in together]
+        return _Uses(alone, merged, shared, targets, f"positions_{source}")
+
+    def _merge(self, alone: list[tuple[str, int, int]]) -> list[MergedUse]:
+        """Return those among the operations of one edge of which several are of one kind, kind by kind."""
+        kinds: dict[Hashable, list[tuple[str, int, int]]] = {}
+        for use in alone:
+            kind = kind_of(cast(WeightedOperation, self.operations[use[0]]))
+            if kind is not None:
+                kinds.setdefault(kind, []).append(use)
+        return [MergedUse(*zip(*uses, strict=True)) for uses in kinds.values() if len(uses) > 1]
 
     @property
     def label(self) -> str:
@@ -184,13 +211,13 @@ class MixedCell(BaseSuperNetModule):
     def _mixture(self, channels: int) -> tuple[_Weights, _Edges]:
         operation_weights, edge_weights = self.architecture.weights()
         flat = operation_weights.flatten()
-        per_channel = flat.unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
+        alone = flat[self.get_buffer("positions_alone")].unsqueeze(-1).expand(-1, channels).contiguous().unbind(0)
         graph = self.architecture.graph
         by_edge = [None] * len(graph.edges) if edge_weights is None else edge_weights.unbind(0)
         edges: _Edges = {}
         for (source, target), weight in zip(graph.edges, by_edge, strict=True):
             edges.setdefault(source, []).append((target, weight))
-        return _Weights(F.pad(flat, (0, 1)), per_channel), edges
+        return _Weights(F.pad(flat, (0, 1)), dict(zip(self._alone, alone, strict=True))), edges
 
     def _terms(
         self, source: int, features: _SourceFeatures, weights: _Weights
@@ -205,6 +232,13 @@ class MixedCell(BaseSuperNetModule):
                 yield target, term, False
         for key, target, position in uses.alone:
             yield target, features.weighted(key, weights.per_channel[position]), True
+        wide: dict[tuple[int, ...], _Sum] = {}
+        for use in uses.merged:
+            weight = torch.cat([weights.per_channel[position] for position in use.positions])
+            wide.setdefault(use.targets, _Sum()).add(features.merged(use.keys, weight), owned=True)
+        for targets, total in wide.items():
+            for target, term in zip(targets, total.value.chunk(len(targets), 1), strict=True):
+                yield target, term, False
 
     def _derived_terms(
         self, source: int, features: _SourceFeatures, connections: Connections
@@ -300,6 +334,7 @@ class _SourceFeatures:
         self._rectified: torch.Tensor | None = None
         self._made: dict[str, torch.Tensor] = {}
         self._bodies: dict[str, torch.Tensor] = {}
+        self._wide: dict[tuple[bool, int], torch.Tensor] = {}
 
     def of(self, key: str) -> torch.Tensor:
         """Return ``operation(x)``, made once."""
@@ -312,13 +347,38 @@ class _SourceFeatures:
 
         What precedes the BatchNorm of an operation is made once if it has no parameters.
         """
-        operation = cast(WeightedOperation, self._operations[key])
-        body = operation.body_key
-        if body is None:
+        operation = self._operation(key)
+        if operation.body_key is None:
             return operation(self._input_of(operation), weight)
-        if body not in self._bodies:
-            self._bodies[body] = operation.body(self._input_of(operation))
-        return operation.normalise(self._bodies[body], weight)
+        return operation.normalise(self._shared_body(operation), weight)
+
+    def merged(self, keys: Sequence[str], weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight * operation(x)`` of operations of one kind, (batch, operations * channels, height, width)."""
+        operations = [self._operation(key) for key in keys]
+        first = operations[0]
+        if first.body_key is None:
+            body = merged_bodies(operations, self._input_of(first), lambda: self._beside(first, len(keys)))
+        else:
+            body = side_by_side(self._shared_body(first), len(keys))
+        return merged_normalise(operations, body, weight)
+
+    def _beside(self, operation: WeightedOperation, targets: int) -> torch.Tensor:
+        """Return an operation's input as many times as there are targets, made once for all kinds of operations."""
+        key = operation.rectified, targets
+        if key not in self._wide:
+            self._wide[key] = side_by_side(self._input_of(operation), targets)
+        return self._wide[key]
+
+    def _operation(self, key: str) -> WeightedOperation:
+        return cast(WeightedOperation, self._operations[key])
+
+    def _shared_body(self, operation: WeightedOperation) -> torch.Tensor:
+        """Return what precedes the BatchNorm of an operation that has no parameters there; made once."""
+        key = operation.body_key
+        assert key is not None, "for such operations only"
+        if key not in self._bodies:
+            self._bodies[key] = operation.body(self._input_of(operation))
+        return self._bodies[key]
 
     def _input_of(self, operation: WeightedOperation) -> torch.Tensor:
         if not operation.rectified:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nni_plugins.cli import main
 from nni_plugins.tools import own_code
@@ -220,6 +221,18 @@ COMMANDS = [
     ("list moons", "invalid choice: 'moons'"),
     ("doctor --port -1", "argument --port: expected a port from 1 to 65535, got '-1'"),
     ("doctor --port 0", "expected a port from 1 to 65535, got '0'"),
+    (
+        "search --out {out}/r --set merge_edges=true --set features=PerSource()",
+        "merge_edges must be false with features=PerSource(), by which every operation is computed once per source",
+    ),
+    (
+        "search --out {out}/r --set cuda_graphs=true --set unrolled=true",
+        "cuda_graphs must be false with unrolled=true, whose finite differences are not captured, got true",
+    ),
+    (
+        "search --out {out}/r --strategy relative_nas --set cuda_graphs=true",
+        "The strategy relative_nas has no setting 'cuda_graphs'; expected one of",
+    ),
     ("doctor --port 99999", "expected a port from 1 to 65535, got '99999'"),
     ("doctor --port http", "expected a port from 1 to 65535, got 'http'"),
 ]
@@ -293,6 +306,8 @@ SETTINGS = [
     ("arch_betas=(0.5,'x')", "arch_betas must be two numbers"),
     ("engine_cells=last", "engine_cells must be numbers of cells such as (0, 2)"),
     ("engine_cells=(0,1.5)", "engine_cells must be numbers of cells"),
+    ("merge_edges=1", "merge_edges must be true or false, got 1"),
+    ("cuda_graphs=1", "cuda_graphs must be true or false, got 1"),
     ("unrolled=perhaps", "unrolled must be true or false, got 'perhaps'"),
     ("gradient_clip_val=0", "gradient_clip_val must be positive, or None for no clipping, got 0"),
     ("arch_lr=0.1", "arch_lr must be a part such as Confident(power=2), got 0.1"),
@@ -409,6 +424,13 @@ def test_settings_that_do_not_fit_the_data(
     assignment: str, sentence: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(["search", "--out", str(here / "r"), "--set", assignment], sentence, capsys)
+    assert not (here / "r").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_setting_that_does_not_fit_the_machine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "cuda_graphs needs a CUDA device, and PyTorch finds none here; leave cuda_graphs out."
+    refused(["search", "--out", str(here / "r"), "--set", "cuda_graphs=true"], sentence, capsys)
     assert not (here / "r").exists()
 
 

@@ -73,6 +73,12 @@ class Choices(Checked):
         Epochs at the start in which only the weights train.
     unrolled
         Second order.
+    merge_edges
+        Compute the operations of one kind that leave a node as one: fewer and larger kernels for a GPU, the same result
+        to rounding, slower on a CPU. Kinds that are not of convolutions, BatchNorm and ReLU are computed as ever.
+    cuda_graphs
+        Capture both steps as CUDA graphs and replay them: no time for launching kernels one by one. First order, one
+        GPU. The capture has not been run on a GPU yet.
     """
 
     relaxation: Relaxation = setting(factory=Softmax, example="EdgeNormalisation()")
@@ -90,3 +96,24 @@ class Choices(Checked):
     gradient_clip_val: float | None = setting(5.0, above=0, none="no clipping")
     warmup_epochs: int = setting(0, at_least=0)
     unrolled: bool = False
+    merge_edges: bool = False
+    cuda_graphs: bool = False
+
+    def check(self) -> None:
+        """Refuse to merge edges of which there is one per source already, and to capture the second order.
+
+        Raises
+        ------
+        ValueError
+            As its name says.
+        """
+        if self.cuda_graphs and self.unrolled:
+            raise ValueError(
+                "cuda_graphs must be false with unrolled=true, whose finite differences are not captured, got true; "
+                "leave one of them out."
+            )
+        if self.merge_edges and isinstance(self.features, PerSource):
+            raise ValueError(
+                "merge_edges must be false with features=PerSource(), by which every operation is computed once per "
+                "source as it is, got true; leave merge_edges out."
+            )

@@ -73,12 +73,14 @@ class BilevelModule(DartsLightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         if self.current_epoch >= self.choices.warmup_epochs:
-            self._architecture_step(batch, batch_idx)
+            self._watch("architecture", batch_idx, self._architecture_step(batch, batch_idx))
         loss = self._weight_step(batch["train"], batch_idx)
+        self._watch("weights", batch_idx, loss)
         self.advance_lr_schedulers(batch_idx)
         return loss
 
-    def _architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def _architecture_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """Step the architecture parameters; return the validation loss that they had."""
         alpha, w = self.arch_parameters(), self.weight_parameters()
 
         def validation() -> torch.Tensor:
@@ -92,17 +94,17 @@ class BilevelModule(DartsLightningModule):
             loss, gradients = second_order(training, validation, alpha, w, self._weight_optimizer())
         else:
             loss, gradients = first_order(validation, alpha, w)
-        self._watch("architecture", batch_idx, loss)
         for parameter, gradient in zip(alpha, gradients, strict=True):
             parameter.grad = gradient
         if self.choices.arch_gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(alpha, self.choices.arch_gradient_clip_val)
         self.architecture_optimizers().step()  # type: ignore[union-attr]
+        return loss.detach()
 
     def _weight_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Step the weights; return the training loss that they had."""
         with without_gradients(self.arch_parameters()):
             loss = self._loss(batch, 2 * batch_idx + 1)
-            self._watch("weights", batch_idx, loss)
             self.advance_optimization(loss, batch_idx, self.choices.gradient_clip_val)
         return loss.detach()
 

@@ -19,6 +19,8 @@ from nni.nas.oneshot.pytorch.strategy import DARTS, OneShotStrategy, no_default_
 
 from nni_plugins.data import SearchLoaders
 from nni_plugins.methods.bilevel.choices import Choices
+from nni_plugins.methods.bilevel.cuda_graphs import refuse_missing_cuda
+from nni_plugins.methods.bilevel.graphed_step import GraphedBilevelModule, refuse_other_trainer
 from nni_plugins.methods.bilevel.metrics import measure
 from nni_plugins.methods.bilevel.step import BilevelModule
 from nni_plugins.methods.data_parallel import refuse_other_parallelism
@@ -99,15 +101,18 @@ class BilevelSearch(SearchMethod, DARTS):
         Raises
         ------
         ValueError
-            If the strategy cannot search this space; nothing is changed then.
+            If the strategy cannot search this space, or not on this machine; nothing is changed then.
         """
         choices = self.choices
+        if choices.cuda_graphs:
+            refuse_missing_cuda()
         self._builder = Builder(
             choices.relaxation,
             choices.channels,
             choices.features,
             choices.engine_cells,
             prepare=choices.trains.prepare_operation,
+            merge_edges=choices.merge_edges,
         )
         self._builder.check(model)
         self.choices.trains.check_space(model)
@@ -118,7 +123,15 @@ class BilevelSearch(SearchMethod, DARTS):
         return supernet
 
     def limit_latency(self, penalty: LatencyPenalty) -> None:
-        """Add ``penalty`` to the loss of every architecture step; to be called before the evaluator is made."""
+        """Add ``penalty`` to the loss of every architecture step; to be called before the evaluator is made.
+
+        Raises
+        ------
+        ValueError
+            With ``cuda_graphs``: the penalty's costs come from the host at every step.
+        """
+        if self.choices.cuda_graphs:
+            raise ValueError("cuda_graphs does not capture a latency penalty; leave latency_weight or cuda_graphs out.")
         self.latency = penalty
 
     def default_mutation_hooks(self) -> list[Any]:
@@ -128,10 +141,13 @@ class BilevelSearch(SearchMethod, DARTS):
         return hook(module, name, memo, {})
 
     def configure_oneshot_module(self, training_module: LightningModule) -> BilevelModule:
-        return BilevelModule(training_module, self.choices, self.latency)
+        kind = GraphedBilevelModule if self.choices.cuda_graphs else BilevelModule
+        return kind(training_module, self.choices, self.latency)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         refuse_other_parallelism(evaluator)
+        if self.choices.cuda_graphs:
+            refuse_other_trainer(evaluator)
         refuse_endless_warmup(self.choices.warmup_epochs, evaluator.trainer.max_epochs)
         keep_freed_memory()
         return super().mutate_evaluator(evaluator)

@@ -41,10 +41,11 @@ class Killed(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A method on a space."""
+    """A method on a space, with settings that differ from its own."""
 
     strategy: str
     space: str
+    differing: tuple[tuple[str, Any], ...] = ()
 
     def settings(self, seed: int = 0, **more: Any) -> Settings:
         names = method_spec(self.strategy).load_strategy().setting_names()
@@ -52,7 +53,7 @@ class Case:
         small = {name: 2 for name in ("population_size",) if name in names}
         warmup = {name: 1 for name in ("warmup_epochs",) if method_spec(self.strategy).load_strategy().preset.get(name)}
         sizes = TINY.get(self.space, DARTS_LIKE)
-        overrides = {**quick, **small, **warmup, **sizes, **more}
+        overrides = {**quick, **small, **warmup, **sizes, **dict(self.differing), **more}
         return Settings.of(strategy=self.strategy, space=self.space, data="none", seed=seed, overrides=overrides)
 
     def _unused(self) -> tuple[str, ...]:

@@ -17,9 +17,15 @@ CASES = [
     for space in spec.spaces
     if space not in ("s2", "s3", "s4")
 ]
+MERGED = [
+    Case("bnas_v2_pc", "bcnn", (("merge_edges", True),)),
+    Case("rf_darts", "nasbench201", (("merge_edges", True),)),
+]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.strategy}-{case.space}")
+@pytest.mark.parametrize(
+    "case", [*CASES, *MERGED], ids=lambda case: "-".join([case.strategy, case.space, *dict(case.differing)])
+)
 def test_a_method_keeps_its_promises(case: Case, tmp_path: Path) -> None:
     found = conformance.check_export(case, tmp_path)
     conformance.check_frozen_parts(case, tmp_path)
