@@ -62,16 +62,18 @@ class WeightedOperation(nn.Module):
         return self.norm(x) if weight is None else scaled_batch_norm(self.norm, x, weight)
 
 
-def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,)."""
+def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
     tracks = norm.track_running_stats
-    if norm.training and tracks and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    scale = weight if norm.weight is None else weight * norm.weight
-    shift = None if norm.bias is None else weight * norm.bias
+    scale, shift = norm.weight, norm.bias
+    if weight is not None:
+        scale = weight if scale is None else weight * scale
+        shift = None if shift is None else weight * shift
     momentum = norm.momentum
-    if momentum is None:  # a cumulative average, as in nn.BatchNorm2d
+    if momentum is None:  # a cumulative average, as in nn.BatchNorm2d; the only one for which batches are counted
         seen = norm.num_batches_tracked
+        if seen is not None and norm.training and tracks:
+            seen.add_(1)
         momentum = 0.0 if seen is None else 1 / max(1.0, float(seen))
     use_batch = norm.training or norm.running_mean is None
     mean, var = (norm.running_mean, norm.running_var) if tracks or not norm.training else (None, None)

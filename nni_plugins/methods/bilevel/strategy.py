@@ -26,6 +26,7 @@ from nni_plugins.methods.latency import LatencyPenalty
 from nni_plugins.methods.metric import ALPHA_GAP, Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
 from nni_plugins.report.decision import DECIDED_GAP, rate_to_decide, rounded_up
+from nni_plugins.supernet.batch_norm import stop_counting
 from nni_plugins.supernet.build import Builder
 from search_spaces.arguments import refuse_unknown
 
@@ -111,6 +112,7 @@ class BilevelSearch(SearchMethod, DARTS):
         self.choices.trains.check_space(model)
         supernet = OneShotStrategy.mutate_model(self, model)
         self.choices.trains.freeze(supernet)
+        stop_counting(supernet)
         return supernet
 
     def limit_latency(self, penalty: LatencyPenalty) -> None:

@@ -52,6 +52,7 @@ from nni_plugins.methods.relative_nas.model_space import model_space_encoding
 from nni_plugins.methods.relative_nas.weight_set import Weights, WeightSet
 from nni_plugins.methods.spec import EpochEnd, SearchMethod
 from nni_plugins.report.decision import SETTLED, generations_to_settle, loss_signal, togetherness
+from nni_plugins.supernet.batch_norm import stop_counting
 from nni_plugins.supernet.build import Builder
 from nni_plugins.supernet.channels import AllChannels
 from nni_plugins.supernet.consistency import mixtures_of
@@ -172,6 +173,7 @@ class RelativeNAS(SearchMethod, RandomOneShot):
         self._encoding = model_space_encoding(model.simplify())
         supernet = OneShotStrategy.mutate_model(self, model)
         make_affine(supernet)
+        stop_counting(supernet)
         for mixture in mixtures_of(supernet):
             mixture.derived_only = True
             mixture.architecture.requires_grad_(False)
