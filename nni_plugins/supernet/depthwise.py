@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nni_plugins.supernet.autocast import autocast
+from nni_plugins.supernet.autocast import CastOnce, autocast
 
 
 class _DepthwiseFunction(torch.autograd.Function):
@@ -70,13 +70,17 @@ def _spread(gradient: torch.Tensor, shape: torch.Size, stride: int) -> torch.Ten
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution, padded to keep the resolution but for its stride, with the fast backward pass."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cast_weight = CastOnce()
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return super().forward(input)
         stride, dilation = self.stride[0], self.dilation[0]
         if dilation % stride == 0:
             input, stride, dilation = input[:, :, ::stride, ::stride], 1, dilation // stride
-        input, weight = autocast(input, self.weight)
+        (input,), weight = autocast(input), self._cast_weight(self.weight)
         return _DepthwiseFunction.apply(input, weight, stride, dilation)
 
 

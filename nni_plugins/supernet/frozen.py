@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.grad import conv2d_input
 
-from nni_plugins.supernet.autocast import autocast
+from nni_plugins.supernet.autocast import CastOnce, autocast
 
 
 class _FrozenConvolution(torch.autograd.Function):
@@ -41,10 +41,14 @@ class _FrozenConvolution(torch.autograd.Function):
 class FrozenConv2d(nn.Conv2d):
     """A convolution whose weight never gets a gradient; parameters as in ``nn.Conv2d``."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cast_weight = CastOnce()
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return super().forward(input)
-        input, weight = autocast(input, self.weight)
+        (input,), weight = autocast(input), self._cast_weight(self.weight)
         x = _FrozenConvolution.apply(input, weight, self.stride, self.padding, self.dilation, self.groups)
         return x if self.bias is None else x + self.bias.to(x.dtype).view(-1, 1, 1)
 
