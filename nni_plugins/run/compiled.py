@@ -56,7 +56,7 @@ class CompiledSteps(pl.Callback):
     def on_train_batch_end(self, *_: Any) -> None:
         torch.compiler.set_stance("force_eager")
 
-    def teardown(self, *_: Any, stage: str) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         torch.compiler.set_stance("default")
 
     def on_exception(self, *_: Any) -> None:

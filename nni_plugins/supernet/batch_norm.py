@@ -27,10 +27,10 @@ class UncountedBatchNorm2d(nn.BatchNorm2d):
 
 def stop_counting(module: nn.Module) -> None:
     """Let every BatchNorm inside ``module`` that never reads its count count no longer, in place; names stay."""
-    replaced: dict[nn.Module, nn.Module] = {}
+    replaced: dict[nn.BatchNorm2d, UncountedBatchNorm2d] = {}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) in _COUNTING and child.momentum is not None:
+            if isinstance(child, nn.BatchNorm2d) and type(child) in _COUNTING and child.momentum is not None:
                 if child not in replaced:
                     replaced[child] = _uncounted(child)
                 setattr(parent, name, replaced[child])

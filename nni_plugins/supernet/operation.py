@@ -65,7 +65,8 @@ class WeightedOperation(nn.Module):
 def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
     tracks = norm.track_running_stats
-    scale, shift = norm.weight, norm.bias
+    scale: torch.Tensor | None = norm.weight
+    shift: torch.Tensor | None = norm.bias
     if weight is not None:
         scale = weight if scale is None else weight * scale
         shift = None if shift is None else weight * shift

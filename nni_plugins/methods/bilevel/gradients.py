@@ -100,7 +100,7 @@ def second_order(
 
 def sgd_direction(
     optimizer: torch.optim.Optimizer, parameters: Parameters, gradients: Gradients
-) -> Sequence[torch.Tensor]:
+) -> tuple[torch.Tensor, ...]:
     """Return SGD's next direction, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     groups = [group_of[id(parameter)] for parameter in parameters]

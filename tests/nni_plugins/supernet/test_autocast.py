@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -12,13 +14,13 @@ from nni_plugins.supernet.autocast import CastOnce
 from nni_plugins.supernet.depthwise import use_fast_depthwise
 from nni_plugins.supernet.frozen import freeze_convolutions
 
-BFLOAT16 = {"device_type": "cpu", "dtype": torch.bfloat16}
+BFLOAT16 = partial(torch.autocast, "cpu", torch.bfloat16)
 
 
 def test_cast_again_only_after_a_change() -> None:
     cast, weight = CastOnce(), torch.tensor([1.0, 1.001])
     assert cast(weight) is weight
-    with torch.autocast(**BFLOAT16):
+    with BFLOAT16():
         first = cast(weight)
         assert torch.equal(first, weight.bfloat16())
         assert cast(weight) is first
@@ -33,7 +35,7 @@ def test_cast_again_only_after_a_change() -> None:
 def test_what_trains_gets_its_gradient_every_time() -> None:
     cast, weight = CastOnce(), torch.ones(2, requires_grad=True)
     for _ in range(2):
-        with torch.autocast(**BFLOAT16):
+        with BFLOAT16():
             cast(weight).sum().backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [2.0, 2.0]
@@ -43,13 +45,14 @@ def test_what_trains_gets_its_gradient_every_time() -> None:
 def test_a_frozen_convolution(groups: int) -> None:
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=groups, bias=False))
+    weight = cast(nn.Conv2d, conv[0]).weight.data
     frozen = copy.deepcopy(conv)
     freeze_convolutions(use_fast_depthwise(frozen))
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
-    for change in (lambda: None, lambda: conv[0].weight.data.mul_(2), lambda: None):
+    for change in (lambda: None, lambda: weight.mul_(2), lambda: None):
         change()
         frozen.load_state_dict(conv.state_dict())
-        with torch.autocast(**BFLOAT16):
+        with BFLOAT16():
             expected, actual = conv(x), frozen(x)
         torch.testing.assert_close(actual, expected)
         torch.testing.assert_close(*(torch.autograd.grad(y.float().square().sum(), x)[0] for y in (actual, expected)))

@@ -48,10 +48,12 @@ def test_what_reads_its_count_counts_on() -> None:
 
 def test_a_module_in_two_places_stays_one() -> None:
     shared = nn.BatchNorm2d(3)
-    module = nn.ModuleDict({"first": nn.Sequential(shared), "second": shared})
+    first = nn.Sequential(shared)
+    module = nn.ModuleDict({"first": first, "second": shared})
     stop_counting(module)
-    assert module["second"] is module["first"][0]
-    assert module["second"].weight is shared.weight
+    assert module["second"] is first[0]
+    assert first[0] is not shared
+    assert first[0].weight is shared.weight
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def optimizer_of(w: list[nn.Parameter]) -> torch.optim.SGD:
     return torch.optim.SGD(groups, momentum=0.9, weight_decay=0.05)
 
 
-def loss(alpha: torch.Tensor, w: list[torch.Tensor], target: float) -> torch.Tensor:
+def loss(alpha: torch.Tensor, w: Sequence[torch.Tensor], target: float) -> torch.Tensor:
     return ((torch.tanh(alpha @ w[0]) * w[1]).sum() - target).square() + (alpha.sigmoid() * w[1][:2]).sum()
 
 
