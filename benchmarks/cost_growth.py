@@ -1,10 +1,10 @@
-"""How the cost of a search grows: step time and memory by cells, channels and batch, a tuner's time by its trials.
+"""How the cost of a search grows: time and memory of a step by cells, channels and batch, a tuner's time by its trials.
 
     python benchmarks/cost_growth.py
 
 Each point is a process of its own and kept in the JSON file as soon as it is done, so that the same command resumes.
-One size at a time changes: hub DARTS space, 8 cells, C = 16, batch 16, 16x16 images otherwise. Time and memory should
-be straight lines; the table says by how much the points leave the best line through them.
+One size at a time changes: hub DARTS space, 8 cells, C = 16, batch 16, 16x16 images otherwise. Time (of
+the CPU: others may use the machine) and memory should be straight lines; the table says by how much the points leave the best line through them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TUNER = "RelativeNASTuner"
 TRIALS = "trials"
 BLOCK = 500
 """Trials whose time makes one point."""
-COSTS = {"seconds": "seconds a step", "peak_mb": "peak memory, MB"}
+COSTS = {"cpu_seconds": "CPU seconds a step", "peak_mb": "peak memory, MB"}
 TUNER_COSTS = {"ms": "ms a trial", "resident_mb": "memory of the process, MB"}
 
 
@@ -147,7 +147,7 @@ def table(done: dict[Point, dict[str, Any]]) -> str:
         for axis in SIZES:
             for cost, meaning in COSTS.items():
                 sizes, costs = series_of(done, strategy, axis, cost)
-                digits = 2 if cost == "seconds" else 0
+                digits = 2 if cost == "cpu_seconds" else 0
                 values = ", ".join(f"{size}: {value:.{digits}f}" for size, value in zip(sizes, costs, strict=True))
                 distance, exponent = growth(sizes, costs)
                 lines.append(f"| {strategy} | {axis} | {meaning} | {values} | {distance:.0%} | {exponent:.2f} |")

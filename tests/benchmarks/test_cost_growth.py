@@ -21,7 +21,7 @@ from cost_growth import (
 )
 from cost_growth import measured as measured_here
 
-STEP = {"seconds": 1.0, "peak_mb": 10.0, "device": "a machine", "torch": "2"}
+STEP = {"cpu_seconds": 1.0, "peak_mb": 10.0, "device": "a machine", "torch": "2"}
 
 
 def test_lines_and_curves() -> None:
@@ -49,5 +49,5 @@ def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
 
 def test_a_step_is_measured() -> None:
     costs = measured_here(Point("PCDARTS", "channels", 4), steps=1)
-    assert costs["seconds"] > 0
+    assert costs["cpu_seconds"] > 0
     assert costs["peak_mb"] > 0
