@@ -3,8 +3,8 @@
     python benchmarks/cost_growth.py
 
 Each point is a process of its own and kept in the JSON file as soon as it is done, so that the same command resumes.
-One size at a time changes: hub DARTS space, 8 cells, C = 16, batch 16, 16x16 images otherwise. Time (of
-the CPU: others may use the machine) and memory should be straight lines; the table says by how much the points leave the best line through them.
+One size at a time changes: hub DARTS space, 8 cells, C = 16, batch 16, 16x16 images otherwise. Time (the CPU's, as
+others may use the machine) and memory should be straight lines; the table says how far points lie from the best one.
 """
 
 from __future__ import annotations

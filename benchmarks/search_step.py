@@ -217,8 +217,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> str:
         derivation = "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}"
         lines.append(
             f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['cpu_seconds']:.3f} | {of_cpu:.2f}x | "
-            f"{row['peak_mb']:.0f} | {share:.2f} | "
-            f"{derivation} | {row['start']:.1f} |"
+            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {row['start']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -226,9 +225,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument(
-        "--contenders", nargs="+", help=f"the first is what others are compared to (default: all, {NNI} first)"
-    )
+    parser.add_argument("--contenders", nargs="+", help="the first is the measure of all (default: NNI's, then ours)")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", nargs="+", choices=("32-true", "bf16-mixed"), default=["32-true"])
