@@ -30,7 +30,7 @@ import numpy as np
 from nni_plugins.tools.atomic_files import atomic_write, strict_json
 
 ROOT = Path(__file__).parents[1]
-STRATEGIES = ("FirstOrderDARTS", "PCDARTS", "EnTranNAS")
+STRATEGIES = ("FirstOrderDARTS", "EnTranNAS", "PCDARTS")
 BASE = {"cells": 8, "channels": 16, "batch": 16}
 SIDE = 16
 SIZES = {"cells": (4, 8, 12, 16, 20), "channels": (8, 16, 32, 48, 64), "batch": (8, 16, 32, 64, 128)}
@@ -52,7 +52,7 @@ class Point(NamedTuple):
 
 def all_points(trials: int) -> list[Point]:
     steps = [Point(name, axis, size) for name in STRATEGIES for axis, sizes in SIZES.items() for size in sizes]
-    return [*steps, Point(TUNER, TRIALS, trials)]
+    return [Point(TUNER, TRIALS, trials), *steps]
 
 
 def measured(point: Point, steps: int) -> dict[str, Any]:

@@ -34,10 +34,10 @@ def test_lines_and_curves() -> None:
 
 def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
     points, path = all_points(2 * BLOCK), tmp_path / "costs.json"
-    path.write_text(json.dumps([{"point": point, **STEP} for point in points[:-1]]))
+    path.write_text(json.dumps([{"point": point, **STEP} for point in points[1:]]))
     done = measure_missing(points, path, steps=1)
-    assert list(done) == points
-    assert done[points[0]] == STEP
+    assert set(done) == set(points)
+    assert done[points[1]] == STEP
     blocks = done[Point(TUNER, TRIALS, 2 * BLOCK)]["blocks"]
     assert [block["trials"] for block in blocks] == [BLOCK, 2 * BLOCK]
     assert measure_missing(points, path, steps=1) == done

@@ -88,8 +88,8 @@ def second_order(
     r = FINITE_DIFFERENCE / torch.stack(torch._foreach_norm(d)).norm().clamp_min(1e-12)
     offset = torch._foreach_mul(d, r)
     sides = []
-    for moved in (torch._foreach_add(start, offset), torch._foreach_sub(start, offset)):  # w+, w-
-        _assign(w, moved)
+    for shifted in (torch._foreach_add, torch._foreach_sub):  # w+, w-
+        _assign(w, shifted(start, offset))
         with without_gradients(w):
             sides.append(_zeros_for_none(_gradients(training(), alpha), alpha))
     _assign(w, start)
