@@ -197,7 +197,8 @@ def compare(case: str, variants: list[Variant], arguments: argparse.Namespace) -
     rows = []
     for variant, results in runs.items():
         middle = {name: statistics.median(result[name] for result in results) for name in MEDIANS}
-        rows.append({**results[0], "name": str(variant), **middle, "peak_mb": max(r["peak_mb"] for r in results)})
+        peak = max(result["peak_mb"] for result in results)
+        rows.append({**results[0], "name": str(variant), "compiled": variant.compiled, **middle, "peak_mb": peak})
     return rows
 
 
@@ -208,16 +209,17 @@ def table(title: str, rows: list[dict[str, Any]]) -> str:
         f"{title}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
         "",
         f"| strategy | s/step | faster than {base['name']} | CPU s/step | faster by CPU | peak MB | of its peak | "
-        "derivation | start, s |",
+        "derivation | compilation, s |",
         f"|{' --- |' * 9}",
     ]
     for row in rows:
         faster, of_cpu = (base[name] / row[name] for name in ("seconds", "cpu_seconds"))
         share = row["peak_mb"] / base["peak_mb"]
         derivation = "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}"
+        start = f"{row['start']:.0f}" if row["compiled"] else ""
         lines.append(
             f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['cpu_seconds']:.3f} | {of_cpu:.2f}x | "
-            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {row['start']:.1f} |"
+            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {start} |"
         )
     return "\n".join(lines) + "\n"
 
