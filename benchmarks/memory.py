@@ -17,12 +17,17 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated() / 2**20
         else:
             Path("/proc/self/clear_refs").write_text("5")  # resets the peak that the kernel keeps
-            self._before = _resident("VmRSS")
+            self._before = resident_mb()
 
     def mb(self) -> float:
         """Return the MB at the peak so far, above those at the start."""
         peak = torch.cuda.max_memory_allocated() / 2**20 if self._cuda else _resident("VmHWM")
         return peak - self._before
+
+
+def resident_mb() -> float:
+    """Return the MB that this process holds now."""
+    return _resident("VmRSS")
 
 
 def _resident(field: str) -> float:

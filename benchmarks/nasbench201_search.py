@@ -93,7 +93,7 @@ def run_search(contender: str, seed: int, arguments: argparse.Namespace) -> dict
     strategy, cells = make_strategy(contender, arguments.arch_lr), Cells()
     space = NASBench201(data.num_classes, data.in_channels, channels=arguments.channels, cells=arguments.cells)
     supernet = strategy.mutate_model(space)
-    weights_batches, architecture_batches, _ = search_loaders(
+    weights_batches, architecture_batches, *_ = search_loaders(
         data, batch_size=arguments.batch, seed=seed, device="cuda" if cuda else "cpu"
     )
     trainer = Trainer(

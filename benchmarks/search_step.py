@@ -1,11 +1,13 @@
 """Time and memory of one search step (one architecture step and one weight step), ours beside NNI's DARTS.
 
-    python benchmarks/search_step.py                          # on the CPU
-    python benchmarks/search_step.py --precision bf16-mixed   # on a CUDA machine
+    python benchmarks/search_step.py                                   # on the CPU
+    python benchmarks/search_step.py --precision 32-true bf16-mixed    # both precisions in one table
+    python benchmarks/search_step.py --compile                         # each of ours as it is and compiled
 
-Every contender runs in a process of its own, in turn, for several rounds; same space, batch, evaluator and precision.
-Reported: median seconds of a step, the share of it that deriving the connections takes, and peak memory above what the
-process held before the first step.
+Every contender runs in a process of its own, in turn, for several rounds; same space, batch and evaluator.
+Reported: median seconds of a step, and CPU seconds, which tell more on a machine that others use as well; the share of
+it that deriving the connections takes; peak memory above what the process held before the first step; and by how much
+the first two steps were longer (compilation, from an empty cache).
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 NNI = "NNI DARTS"
+MEDIANS = ("seconds", "cpu_seconds", "start")
 
 CASES: dict[str, dict[str, Any]] = {
     "darts": {
@@ -37,6 +43,18 @@ CASES: dict[str, dict[str, Any]] = {
         "contenders": [NNI, "BNASD", "BNASv2CLR", "BNASv2PC"],
     },
 }
+
+
+class Variant(NamedTuple):
+    """A contender, and how it runs."""
+
+    contender: str
+    precision: str = "32-true"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        told = [self.contender, *([self.precision] if self.precision != "32-true" else [])]
+        return ", ".join([*told, *(["compiled"] if self.compiled else [])])
 
 
 def make_space(case: str) -> Any:
@@ -57,8 +75,22 @@ def make_strategy(name: str) -> Any:
     return getattr(nni_plugins, name)(warmup_epochs=0)
 
 
-def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, Any]:
-    """Run ``steps`` steps after two of warm-up; return medians and peak."""
+def measure(
+    variant: Variant, make_space: Callable[[], Any], *, batch: int, side: int = 32, steps: int
+) -> dict[str, Any]:
+    """Run ``steps`` steps on a fresh space after two of warm-up; return medians and peak.
+
+    Parameters
+    ----------
+    variant
+        What runs.
+    make_space
+        The space; NNI's must not be imported before this function has imported NNI's strategies.
+    batch, side
+        Images in a batch, and pixels of their side.
+    steps
+        Steps that are timed.
+    """
     warnings.simplefilter("ignore")
     import nni.nas.strategy  # noqa: F401, I001  before nni.nas.oneshot, or NNI's own DARTS is left unusable
 
@@ -69,47 +101,54 @@ def measure(case: str, contender: str, steps: int, precision: str) -> dict[str, 
     from memory import PeakMemory
 
     from nni_plugins.run.classifier import ImageClassifier
+    from nni_plugins.run.compiled import CompiledSteps, compile_cells
     from nni_plugins.tools.console import quiet_libraries
     from nni_plugins.run.settings import SearchRecipe
 
     quiet_libraries()
     cuda = torch.cuda.is_available()
-    batch = CASES[case]["batch"]
     torch.manual_seed(0)
     images = torch.utils.data.TensorDataset(
-        torch.randn(batch * (steps + 2), 3, 32, 32), torch.randint(0, 10, (batch * (steps + 2),))
+        torch.randn(batch * (steps + 2), 3, side, side), torch.randint(0, 10, (batch * (steps + 2),))
     )
 
     class Timer(pl.Callback):
         seconds: list[float] = []  # noqa: RUF012  one process, one timer
+        cpu_seconds: list[float] = []  # noqa: RUF012
         memory: PeakMemory
 
         def on_train_start(self, *_: Any) -> None:
             self.memory = PeakMemory()
 
         def on_train_batch_start(self, *_: Any) -> None:
-            self.started = self._now()
+            self.started, self.cpu_started = self._now(), time.process_time()
 
         def on_train_batch_end(self, *_: Any) -> None:
             self.seconds.append(self._now() - self.started)
+            self.cpu_seconds.append(time.process_time() - self.cpu_started)
 
         def _now(self) -> float:
             if cuda:
                 torch.cuda.synchronize()
             return time.perf_counter()
 
-    strategy, timer = make_strategy(contender), Timer()
-    supernet = strategy.mutate_model(make_space(case))
+    strategy, timer = make_strategy(variant.contender), Timer()
+    supernet = strategy.mutate_model(make_space())
+    if variant.compiled:
+        compile_cells(supernet)
     trainer = Trainer(
-        max_epochs=1, accelerator="gpu" if cuda else "cpu", devices=1, precision=precision, callbacks=[timer],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0,
+        max_epochs=1, accelerator="gpu" if cuda else "cpu", devices=1, precision=variant.precision,
+        callbacks=[timer, *([CompiledSteps()] if variant.compiled else [])], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
     loader = DataLoader(images, batch_size=batch)
     module = ImageClassifier(SearchRecipe(epochs=1, lr=0.025), 10)
     strategy.mutate_evaluator(Lightning(module, trainer, loader, loader)).evaluate(supernet)
+    seconds = statistics.median(timer.seconds[2:])
     return {
-        "seconds": statistics.median(timer.seconds[2:]),
+        "seconds": seconds,
+        "cpu_seconds": statistics.median(timer.cpu_seconds[2:]),
+        "start": sum(timer.seconds[:2]) - 2 * seconds,
         "derivation": derivation_seconds(supernet),
         "peak_mb": timer.memory.mb(),
         "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {torch.get_num_threads()} threads",
@@ -140,42 +179,47 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def compare(case: str, contenders: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every contender ``rounds`` times in turn; return the median of medians and the largest of peaks."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
+def compare(case: str, variants: list[Variant], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run every variant ``rounds`` times in turn; return the median of medians and the largest of peaks."""
+    runs: dict[Variant, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for _ in range(arguments.rounds):
-        for name in contenders:
-            command = [sys.executable, __file__, "--one", case, name, "--steps", str(arguments.steps)]
-            done = subprocess.run(
-                [*command, "--precision", arguments.precision],
-                capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            )  # fmt: skip
+        for variant in variants:
+            command = [sys.executable, __file__, "--one", case, json.dumps(variant), "--steps", str(arguments.steps)]
+            with tempfile.TemporaryDirectory() as cache:
+                settings = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": cache}
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **settings}
+                )
             if done.returncode:
-                raise RuntimeError(f"{name} on {case} failed:\n{done.stderr}")
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{case}: {name} {runs[name][-1]['seconds']:.3f} s a step", file=sys.stderr, flush=True)
+                raise RuntimeError(f"{variant} on {case} failed:\n{done.stderr}")
+            runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{case}: {variant} {runs[variant][-1]['seconds']:.3f} s a step", file=sys.stderr, flush=True)
     rows = []
-    for name, results in runs.items():
-        seconds = statistics.median(result["seconds"] for result in results)
-        rows.append({**results[0], "name": name, "seconds": seconds, "peak_mb": max(r["peak_mb"] for r in results)})
+    for variant, results in runs.items():
+        middle = {name: statistics.median(result[name] for result in results) for name in MEDIANS}
+        peak = max(result["peak_mb"] for result in results)
+        rows.append({**results[0], "name": str(variant), "compiled": variant.compiled, **middle, "peak_mb": peak})
     return rows
 
 
-def table(title: str, rows: list[dict[str, Any]], precision: str) -> str:
+def table(title: str, rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown, relative to the first."""
     base = rows[0]
     lines = [
-        f"{title}; {precision}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
+        f"{title}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
         "",
-        "| strategy | s/step | faster than NNI | peak MB | of NNI's peak | derivation |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| strategy | s/step | faster than {base['name']} | CPU s/step | faster by CPU | peak MB | of its peak | "
+        "derivation | compilation, s |",
+        f"|{' --- |' * 9}",
     ]
     for row in rows:
-        faster, share = base["seconds"] / row["seconds"], row["peak_mb"] / base["peak_mb"]
+        faster, of_cpu = (base[name] / row[name] for name in ("seconds", "cpu_seconds"))
+        share = row["peak_mb"] / base["peak_mb"]
         derivation = "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}"
+        start = f"{row['start']:.0f}" if row["compiled"] else ""
         lines.append(
-            f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['peak_mb']:.0f} | {share:.2f} | "
-            f"{derivation} |"
+            f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['cpu_seconds']:.3f} | {of_cpu:.2f}x | "
+            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {start} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -183,21 +227,30 @@ def table(title: str, rows: list[dict[str, Any]], precision: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--contenders", nargs="+", help=f"strategies beside {NNI} (default: all of the case)")
+    parser.add_argument("--contenders", nargs="+", help="the first is the measure of all (default: NNI's, then ours)")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--precision", nargs="+", choices=("32-true", "bf16-mixed"), default=["32-true"])
+    parser.add_argument("--compile", action="store_true", help="measure each of our strategies compiled as well")
     parser.add_argument("--out", type=Path, help="Markdown file to write as well")
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        case, contender = arguments.one
-        print(json.dumps(measure(case, contender, arguments.steps, arguments.precision)))
+        case, variant = arguments.one
+        told = Variant(*json.loads(variant))
+        costs = measure(told, partial(make_space, case), batch=CASES[case]["batch"], steps=arguments.steps)
+        print(json.dumps(costs))
         return
     tables = []
     for case in arguments.cases:
-        chosen = [NNI, *(arguments.contenders or CASES[case]["contenders"][1:])]
-        tables.append(table(CASES[case]["title"], compare(case, chosen, arguments), arguments.precision))
+        names = arguments.contenders or CASES[case]["contenders"]
+        variants = [
+            Variant(name, precision, compiled)
+            for name in names
+            for precision in arguments.precision
+            for compiled in ((False, True) if arguments.compile and name != NNI else (False,))
+        ]
+        tables.append(table(CASES[case]["title"], compare(case, variants, arguments)))
         print(tables[-1])
     if arguments.out:
         arguments.out.write_text("\n".join(tables))

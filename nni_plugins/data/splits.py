@@ -24,7 +24,28 @@ class SearchLoaders(NamedTuple):
     """The architecture's part, likewise, for the steps on alpha. It has exactly as many batches as ``weights``, passing
     through its part more than once (in a new order each time) if that is smaller."""
     validation: EpochLoader
-    """The architecture's part, every image once, for the validation accuracy; as it is unless asked otherwise."""
+    """The architecture's part, every image once, as it is unless asked otherwise; in batches of training's size, for
+    what depends on the batch: BatchNorm with its statistics, second derivatives, the noise of its loss."""
+    evaluation: EpochLoader
+    """The same images in batches of :func:`evaluation_batch_size`, for the accuracy and loss of a network in evaluation
+    mode."""
+
+
+LARGER, ENOUGH = 4, 512
+"""Batches of training that make one of evaluation on a GPU, and images that keep a GPU busy."""
+
+
+def evaluation_batch_size(batch_size: int, device: torch.device | str) -> int:
+    """Return how many images a network in evaluation mode is given at once, where training has ``batch_size``.
+
+    BatchNorm normalises with running statistics then, so that an image's logits do not depend on its batch, and without
+    a backward pass even :data:`LARGER` times as many images take a fraction of training's memory. A GPU waits for the
+    launches of a small batch. On a CPU larger ones leave the caches: 256 images instead of 64 took 14 % more time an
+    image with the DARTS supernet and 15 % less with BNAS-v2-PC's (C = 16, 32x32).
+    """
+    if torch.device(device).type == "cpu":
+        return batch_size
+    return max(batch_size, min(LARGER * batch_size, ENOUGH))
 
 
 def split_halves(y: Tensor, *, seed: int, fractions: tuple[float, float] = (0.5, 0.5)) -> tuple[Tensor, Tensor]:
@@ -91,7 +112,7 @@ def search_loaders(
     data
         The set to search on.
     batch_size
-        Images per batch of every loader.
+        Images per batch of training.
     seed
         Seed of the split, of the order and of the augmentation.
     device
@@ -134,17 +155,20 @@ def search_loaders(
         cutout=cutout,
         channels_last=channels_last,
     )
-    val_eval = data.loader(
-        "train",
-        training=False,
-        augmented=augment_validation,
-        indices=architecture,
-        batch_size=batch_size,
-        seed=seed + 1,
-        cutout=cutout,
-        channels_last=channels_last,
+    val_eval, val_large = (
+        data.loader(
+            "train",
+            training=False,
+            augmented=augment_validation,
+            indices=architecture,
+            batch_size=size,
+            seed=seed + 1,
+            cutout=cutout,
+            channels_last=channels_last,
+        )
+        for size in (batch_size, evaluation_batch_size(batch_size, device))
     )
-    return SearchLoaders(train, val_arch, val_eval)
+    return SearchLoaders(train, val_arch, val_eval, val_large)
 
 
 def retrain_loaders(
@@ -171,7 +195,7 @@ def retrain_loaders(
         The training set, augmented and shuffled, full batches only (a rest of one image would break batch
         normalisation).
     test
-        The test set, every image once and as it is.
+        The test set, every image once and as it is, in batches of :func:`evaluation_batch_size`.
 
     Raises
     ------
@@ -183,7 +207,13 @@ def retrain_loaders(
     train = data.loader(
         "train", training=True, batch_size=batch_size, seed=seed, cutout=cutout, channels_last=channels_last
     )
-    test = data.loader("test", training=False, batch_size=batch_size, seed=seed, channels_last=channels_last)
+    test = data.loader(
+        "test",
+        training=False,
+        batch_size=evaluation_batch_size(batch_size, device),
+        seed=seed,
+        channels_last=channels_last,
+    )
     return train, test
 
 

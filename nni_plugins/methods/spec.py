@@ -101,7 +101,7 @@ class SearchMethod:
     """Settings in which the method differs from its family's defaults."""
     extra_epochs: ClassVar[int] = 0
     """Epochs of the Trainer beyond those of the search."""
-    unused_settings: ClassVar[tuple[str, ...]] = ("consistency_batches", "hessian", "hessian_stop")
+    unused_settings: ClassVar[tuple[str, ...]] = ("compile", "consistency_batches", "hessian", "hessian_stop")
     """Fields of :class:`~nni_plugins.run.recipes.SearchRecipe` that mean nothing to the method."""
 
     choices: Any

@@ -133,7 +133,7 @@ def _train(
     recipe = settings.retrain
     pl.seed_everything(settings.seed, verbose=False)
     module = classifier_of(build_net(genotype, settings, data, sample), settings, data)
-    batches, _, validation_batches = search_loaders(
+    loaders = search_loaders(
         data,
         batch_size=recipe.batch_size,
         seed=settings.seed,
@@ -151,7 +151,7 @@ def _train(
 
     report = EpochReport("evaluate", measure, on_epoch)
     trainer = make_trainer(recipe, work, report, gradient_clip_val=recipe.gradient_clip_val)
-    trainer.fit(module, batches, validation_batches, **resume_arguments(work / "evaluate"))
+    trainer.fit(module, loaders.weights, loaders.evaluation, **resume_arguments(work / "evaluate"))
     return report.history
 
 

@@ -61,8 +61,9 @@ class ImageClassifier(LightningModule):
         self.auxiliary_weight = auxiliary_weight
         self.means = torch.nn.ModuleDict()
         for stage in ("training", "validation"):
-            self.means[f"{stage}_loss"] = torchmetrics.MeanMetric()
-            self.means[f"{stage}_accuracy"] = MulticlassAccuracy(num_classes, average="micro")
+            # what they would check of their input waits for the device at every step
+            self.means[f"{stage}_loss"] = torchmetrics.MeanMetric(nan_strategy="disable")
+            self.means[f"{stage}_accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(images)
@@ -87,7 +88,8 @@ class ImageClassifier(LightningModule):
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         images, labels = batch
         logits = self.model(images)
-        self._record("validation", F.cross_entropy(logits, labels), logits, labels)
+        # of every image, so that the mean does not depend on how they are cut into batches
+        self._record("validation", F.cross_entropy(logits, labels, reduction="none"), logits, labels)
 
     def _record(self, stage: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         self._mean(f"{stage}_loss").update(loss.detach())

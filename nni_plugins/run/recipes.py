@@ -87,6 +87,9 @@ class SearchRecipe(Recipe):
         Side of the square cut out of augmented images, in pixels.
     augment_validation
         Validate on augmented images, as RelativeNAS's released code does.
+    compile
+        Run the mixing cells of both steps through torch.compile, which needs a C++ compiler, or Triton on a GPU.
+        The first steps take minutes more, and results differ in the last bits.
     consistency_batches
         Validation batches per epoch on which the supernet is compared with its derived sub-graph; 0 for none.
     hessian, hessian_stop
@@ -108,6 +111,7 @@ class SearchRecipe(Recipe):
     architecture_fraction: float = setting(0.5, above=0, below=1)
     cutout: int = setting(0, at_least=0)
     augment_validation: bool = False
+    compile: bool = False
     consistency_batches: int = setting(4, at_least=0)
     hessian: bool = False
     hessian_stop: bool = False

@@ -9,12 +9,14 @@ from nni.mutable import SampleValidationError
 from numpy.random import RandomState
 
 from nni_plugins.data import ImageSet
+from nni_plugins.run.compiled import refuse_without_compiler
 from nni_plugins.run.devices import refuse_missing_devices
 from nni_plugins.run.initial_weights import InitialWeights
 from nni_plugins.run.networks import build_space
 from nni_plugins.run.retrain import build_retraining
 from nni_plugins.run.search import build_search
 from nni_plugins.run.settings import Settings
+from nni_plugins.run.training import device
 from search_spaces import Genotype
 
 
@@ -30,6 +32,8 @@ def rehearse(settings: Settings, data: ImageSet) -> None:
         If there is no such file.
     """
     refuse_missing_devices(settings.search.devices)
+    if settings.search.compile:
+        refuse_without_compiler(device())
     build_search(settings, data)
     sample = _any_sample(settings, data)
     if sample is not None:

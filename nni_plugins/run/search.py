@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from nni_plugins.data import ImageSet, SearchLoaders, search_loaders
 from nni_plugins.methods.spec import Strategy
 from nni_plugins.run.classifier import ImageClassifier
+from nni_plugins.run.compiled import CompiledSteps, compile_cells
 from nni_plugins.run.devices import OnEpoch, on_devices
 from nni_plugins.run.epoch_metrics import SearchMeasure, hessian_stop_epoch
 from nni_plugins.run.epoch_report import EpochReport, History
@@ -61,6 +62,8 @@ def build_search(settings: Settings, data: ImageSet) -> SearchParts:
         strategy.limit_latency(penalty)
     supernet: Any = strategy.mutate_model(build_space(settings, data))
     lay_out(supernet, channels_last=channels_last(recipe))
+    if recipe.compile:
+        compile_cells(supernet)
     loaders = search_loaders(
         data,
         batch_size=recipe.batch_size,
@@ -119,7 +122,13 @@ def _search(settings: Settings, data: ImageSet, folder: Path, on_epoch: OnEpoch 
         on_epoch,
         stops=lambda history: hessian_stop_epoch(recipe, history) is not None,
     )
-    trainer = make_trainer(recipe, folder, report, extra_epochs=parts.strategy.extra_epochs)
+    trainer = make_trainer(
+        recipe,
+        folder,
+        report,
+        extra_epochs=parts.strategy.extra_epochs,
+        callbacks=[CompiledSteps()] if recipe.compile else [],
+    )
     evaluator = parts.strategy.make_evaluator(ImageClassifier(recipe, data.num_classes), trainer, parts.loaders)
     evaluator.fit_kwargs = resume_arguments(folder / "search")
     evaluator.evaluate(parts.supernet)

@@ -163,6 +163,7 @@ def leave(work: Path) -> None:
 
 def _chosen(settings: Settings, parts: Sequence[str], genotype: Genotype | None = None) -> dict[str, Any]:
     values = settings.to_dict()
+    del values["search"]["compile"]  # the same computation, to rounding
     cell = {} if genotype is None else {"genotype": json.loads(genotype.to_json())}
     return {**{name: values[name] for name in parts}, **cell}
 

@@ -40,14 +40,13 @@ class Running(NamedTuple):
 
 
 def running(norm: nn.BatchNorm2d) -> Running:
-    """Return the running statistics that a training batch moves, counting the batch."""
+    """Return the running statistics that a training batch moves; it is counted if they are a cumulative average."""
     if not (norm.training and norm.track_running_stats):
         return Running(None, None, 0.0, norm.eps)
     momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
+    if momentum is None and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-        if momentum is None:  # a cumulative average, as in nn.BatchNorm2d
-            momentum = 1 / float(norm.num_batches_tracked)
+        momentum = 1 / float(norm.num_batches_tracked)
     return Running(norm.running_mean, norm.running_var, momentum or 0.0, norm.eps)
 
 

@@ -11,7 +11,7 @@ from x_s. That is little work, and less memory to write saves more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,32 +36,6 @@ class _Plan(NamedTuple):
     running: Running
 
 
-def stages_of(layers: Sequence[nn.Module]) -> list[Stage] | None:
-    """Return the stages that ``layers`` are, or None if they are something else.
-
-    Parameters
-    ----------
-    layers
-        Behind the first ReLU: convolutions, BatchNorm, ReLU, convolutions, BatchNorm and so on.
-    """
-    stages: list[Stage] = []
-    convolutions: list[FastConv2d] = []
-    needs_relu = False
-    for layer in layers:
-        if needs_relu:
-            if not isinstance(layer, nn.ReLU):
-                return None
-            needs_relu = False
-        elif type(layer) is FastConv2d and layer.bias is None:
-            convolutions.append(layer)
-        elif type(layer).forward is nn.BatchNorm2d.forward and convolutions:
-            stages.append(Stage(convolutions, cast(nn.BatchNorm2d, layer)))
-            convolutions, needs_relu = [], True
-        else:
-            return None
-    return stages if stages and needs_relu else None
-
-
 def runs_as_chain(stages: Sequence[Stage], x: torch.Tensor) -> bool:
     """Return whether :func:`run_chain` stands for the layers here: in training, on a CPU."""
     norms = all(stage.norm.training or stage.norm.running_mean is None for stage in stages)
@@ -74,7 +48,7 @@ def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | N
     Parameters
     ----------
     stages
-        From :func:`stages_of`.
+        At least one.
     x
         (batch, channels, height, width).
     weight
@@ -89,8 +63,8 @@ def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | N
         if stage is stages[-1] and weight is not None:
             scale = weight if scale is None else weight * scale
             shift = None if shift is None else weight * shift
-        x, *weights = autocast(x, *(conv.weight for conv in stage.convolutions))
-        tensors += [*weights, scale, shift]
+        (x,) = autocast(x)
+        tensors += [*(conv.cast_weight(conv.weight) for conv in stage.convolutions), scale, shift]
         plans.append(_Plan([conv.how for conv in stage.convolutions], running(norm)))
     return _ChainFunction.apply(x, plans, *tensors)
 

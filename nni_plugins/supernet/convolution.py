@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nni_plugins.supernet.autocast import autocast
+from nni_plugins.supernet.autocast import CastOnce, autocast
 
 FAST_WIDTH = 3
 """Up to this width of the kernel torch's own weight gradient of a depthwise convolution is fast, channels last."""
@@ -228,12 +228,16 @@ class FastConv2d(nn.Conv2d):
 
     frozen = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cast_weight = CastOnce()
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution, as ``nn.Conv2d`` does."""
         ours = input.device.type == "cpu" or self.frozen
         if not ours or not torch.is_grad_enabled() or torch.compiler.is_exporting():
             return super().forward(input)
-        input, weight = autocast(input, self.weight)
+        (input,), weight = autocast(input), self.cast_weight(self.weight)
         x = _ConvolutionFunction.apply(input, weight, self.how)
         return x if self.bias is None else x + self.bias.to(x.dtype).view(-1, 1, 1)
 

@@ -7,18 +7,30 @@ from torch import nn
 
 from nni_plugins.supernet.convolution import FastConv2d, fast_convolution
 from nni_plugins.supernet.pooling import fast_pooling
+from nni_plugins.supernet.weighted_norm import uncounted
 
 
 def use_fast_layers(module: nn.Module) -> nn.Module:
     """Return ``module`` with the fast form of every layer that has one, exchanged in place inside of it."""
-    fast = fast_convolution(module) if isinstance(module, nn.Conv2d) else fast_pooling(module)
-    if fast is not None:
-        return fast.train(module.training)
-    for name, child in module.named_children():
-        exchanged = use_fast_layers(child)
-        if exchanged is not child:
-            setattr(module, name, exchanged)
-    return module
+    return _exchanged(module, {})
+
+
+def _exchanged(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in known:
+        known[module] = _fast_form(module) or module
+        for name, child in list(known[module].named_children()):
+            exchanged = _exchanged(child, known)
+            if exchanged is not child:
+                setattr(known[module], name, exchanged)
+    return known[module]
+
+
+def _fast_form(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.Conv2d):
+        return fast_convolution(module)
+    if isinstance(module, nn.BatchNorm2d):
+        return uncounted(module)
+    return fast_pooling(module)
 
 
 def prefers_channels_last() -> bool:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from nni_plugins.supernet.batch_norm import Running, is_narrow, running
-from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain, stages_of
+from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain
+from nni_plugins.supernet.convolution import FastConv2d
+from nni_plugins.supernet.weighted_norm import UncountedBatchNorm2d, scaled_batch_norm
 
 _KNOWN = ("torch.nn", "nni_plugins.supernet")
+_PLAIN = (nn.BatchNorm2d.forward, UncountedBatchNorm2d.forward)
 
 
 class WeightedOperation(nn.Module):
@@ -83,18 +84,30 @@ def _single_layers(module: nn.Module) -> list[nn.Module]:
     return [layer for child in cast(nn.Sequential, module) for layer in _single_layers(child)]
 
 
-def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
-    if is_narrow(x) and runs_as_chain([alone := Stage([], norm)], x):
-        return run_chain([alone], x, weight)
-    if weight is None:
-        return norm(x)
-    scale = weight if norm.weight is None else weight * norm.weight
-    shift = None if norm.bias is None else weight * norm.bias
-    if not norm.training and norm.running_mean is not None:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, False, 0.0, norm.eps)
-    moved = running(norm) if norm.training else Running(None, None, 0.0, norm.eps)
-    return F.batch_norm(x, moved.mean, moved.var, scale, shift, True, moved.momentum, norm.eps)
+def stages_of(layers: Sequence[nn.Module]) -> list[Stage] | None:
+    """Return the stages that ``layers`` are, or None if they are something else.
+
+    Parameters
+    ----------
+    layers
+        Behind the first ReLU: convolutions, BatchNorm, ReLU, convolutions, BatchNorm and so on.
+    """
+    stages: list[Stage] = []
+    convolutions: list[FastConv2d] = []
+    needs_relu = False
+    for layer in layers:
+        if needs_relu:
+            if not isinstance(layer, nn.ReLU):
+                return None
+            needs_relu = False
+        elif type(layer) is FastConv2d and layer.bias is None:
+            convolutions.append(layer)
+        elif isinstance(layer, nn.BatchNorm2d) and type(layer).forward in _PLAIN and convolutions:
+            stages.append(Stage(convolutions, layer))
+            convolutions, needs_relu = [], True
+        else:
+            return None
+    return stages if stages and needs_relu else None
 
 
 def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -68,9 +68,11 @@ def _weigh_border_(averages: torch.Tensor, shape: torch.Size, kernel: int, how: 
 def fast_pooling(pool: Any) -> nn.Module | None:
     """Return ``pool`` in its fast form; None for what has none."""
     if type(pool).forward is nn.MaxPool2d.forward and not pool.return_indices:
-        return FastMaxPool2d(pool.kernel_size, pool.stride, pool.padding, pool.dilation, ceil_mode=pool.ceil_mode)
+        fast = FastMaxPool2d(pool.kernel_size, pool.stride, pool.padding, pool.dilation, ceil_mode=pool.ceil_mode)
+        return fast.train(pool.training)
     if type(pool).forward is nn.AvgPool2d.forward and _qualifies(pool):
-        return FastAvgPool2d(pool.kernel_size, pool.stride, pool.padding, count_include_pad=False)
+        average = FastAvgPool2d(pool.kernel_size, pool.stride, pool.padding, count_include_pad=False)
+        return average.train(pool.training)
     return None
 
 

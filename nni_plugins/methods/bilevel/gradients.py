@@ -76,38 +76,45 @@ def second_order(
     lr = [rates[id(p)] for p in w]
     start = [p.detach().clone() for p in w]
 
-    descent = sgd_direction(optimizer, w, _gradients(training(), w))
-    _assign(w, [p - rate * step for p, rate, step in zip(start, lr, descent, strict=True)])  # w'
+    with without_gradients(alpha):
+        by_w = _gradients(training(), w)
+    descent = torch._foreach_mul(sgd_direction(optimizer, w, by_w), lr)
+    _assign(w, torch._foreach_sub(start, descent))  # w'
     loss = validation()
     gradients = _gradients(loss, [*alpha, *w])
-    by_alpha, by_w = gradients[: len(alpha)], gradients[len(alpha) :]
+    by_alpha, by_w = _zeros_for_none(gradients[: len(alpha)], alpha), gradients[len(alpha) :]
 
-    d = [rate * _zero_if_none(g, p) for rate, g, p in zip(lr, by_w, w, strict=True)]
-    r = FINITE_DIFFERENCE / torch.cat([part.flatten() for part in d]).norm().clamp_min(1e-12)
+    d = torch._foreach_mul(_zeros_for_none(by_w, w), lr)
+    r = FINITE_DIFFERENCE / torch.stack(torch._foreach_norm(d)).norm().clamp_min(1e-12)
+    offset = torch._foreach_mul(d, r)
     sides = []
-    for sign in (1, -1):
-        _assign(w, [p + sign * r * part for p, part in zip(start, d, strict=True)])  # w+, w-
+    for shifted in (torch._foreach_add, torch._foreach_sub):  # w+, w-
+        _assign(w, shifted(start, offset))
         with without_gradients(w):
-            sides.append(_gradients(training(), alpha))
+            sides.append(_zeros_for_none(_gradients(training(), alpha), alpha))
     _assign(w, start)
-    implicit = [
-        (_zero_if_none(plus, a) - _zero_if_none(minus, a)) / (2 * r)
-        for plus, minus, a in zip(*sides, alpha, strict=True)
-    ]
-    return loss, [_zero_if_none(g, a) - i for g, i, a in zip(by_alpha, implicit, alpha, strict=True)]
+    plus, minus = sides
+    implicit = torch._foreach_div(torch._foreach_sub(plus, minus), 2 * r)
+    return loss, torch._foreach_sub(by_alpha, implicit)
 
 
-def sgd_direction(optimizer: torch.optim.Optimizer, parameters: Parameters, gradients: Gradients) -> list[torch.Tensor]:
+def sgd_direction(
+    optimizer: torch.optim.Optimizer, parameters: Parameters, gradients: Gradients
+) -> tuple[torch.Tensor, ...]:
     """Return SGD's next direction, ``momentum * buffer + gradient + weight_decay * w`` [DARTS, released code]."""
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    directions = []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        group = group_of[id(parameter)]
-        direction = _zero_if_none(gradient, parameter) + group.get("weight_decay", 0.0) * parameter.detach()
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            direction = direction + group.get("momentum", 0.0) * buffer
-        directions.append(direction)
+    groups = [group_of[id(parameter)] for parameter in parameters]
+    weights = [parameter.detach() for parameter in parameters]
+    decay = torch._foreach_mul(weights, [group.get("weight_decay", 0.0) for group in groups])
+    directions = torch._foreach_add(decay, _zeros_for_none(gradients, parameters))
+    moving = [
+        (direction, buffer, group.get("momentum", 0.0))
+        for direction, parameter, group in zip(directions, parameters, groups, strict=True)
+        if (buffer := optimizer.state.get(parameter, {}).get("momentum_buffer")) is not None
+    ]
+    if moving:
+        moved, buffers, momenta = (list(column) for column in zip(*moving, strict=True))
+        torch._foreach_add_(moved, torch._foreach_mul(buffers, momenta))
     return directions
 
 
@@ -132,9 +139,8 @@ def _gradients(loss: torch.Tensor, parameters: Parameters) -> Gradients:
 
 @torch.no_grad()
 def _assign(parameters: Parameters, values: Sequence[torch.Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+    torch._foreach_copy_(list(parameters), list(values))
 
 
-def _zero_if_none(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(like) if gradient is None else gradient
+def _zeros_for_none(gradients: Gradients, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, like, strict=True)]

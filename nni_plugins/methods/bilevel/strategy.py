@@ -155,7 +155,7 @@ class BilevelSearch(SearchMethod, DARTS):
     def make_evaluator(self, module: LightningModule, trainer: pl.Trainer, loaders: SearchLoaders) -> Lightning:
         """Return NNI's evaluator: a half for each of the two steps, and validation without augmentation."""
         evaluator = self.mutate_evaluator(Lightning(module, trainer, loaders.weights, loaders.architecture))
-        evaluator.val_dataloaders = loaders.validation
+        evaluator.val_dataloaders = loaders.evaluation
         return evaluator
 
     def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:

@@ -19,6 +19,7 @@ from nni_plugins.data import (
     search_loaders,
     split_halves,
 )
+from nni_plugins.data.splits import evaluation_batch_size
 
 
 def small_set(n_train: int = 12) -> ImageData:
@@ -199,7 +200,7 @@ def test_a_search_sees_two_halves_of_the_training_set_and_no_test_image() -> Non
         centres = torch.cat([x for x, _ in loader])[:, 0, 4, 4]
         return set((centres * data.std[0] * 255 + data.mean[0] * 255).round().int().tolist())
 
-    train, val_arch, val_eval = search_loaders(data, batch_size=5, seed=0, device="cpu")
+    train, val_arch, val_eval, _ = search_loaders(data, batch_size=5, seed=0, device="cpu")
     weights, architecture = greys(train), greys(val_arch)
     assert len(weights) == len(architecture) == 30
     assert not weights & architecture
@@ -216,7 +217,7 @@ def test_a_search_sees_two_halves_of_the_training_set_and_no_test_image() -> Non
 
 def test_a_smaller_architecture_part_keeps_step_with_the_weights() -> None:
     data = small_set(n_train=480)
-    train, val_arch, val_eval = search_loaders(data, batch_size=10, seed=0, device="cpu", fractions=(0.5, 0.125))
+    train, val_arch, val_eval, _ = search_loaders(data, batch_size=10, seed=0, device="cpu", fractions=(0.5, 0.125))
     assert len(train) == len(val_arch) == len(list(val_arch)) == 24
     assert len(val_eval) == 6
 
@@ -229,6 +230,30 @@ def test_a_batch_larger_than_a_part() -> None:
         search_loaders(data, batch_size=8, seed=0, device="cpu", fractions=(0.5, 0.2))
     with pytest.raises(ValueError, match="batch_size 31 exceeds the 30 images of small's training set"):
         retrain_loaders(data, batch_size=31, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_size", "expected"),
+    [("cuda", 64, 256), ("cuda", 256, 512), ("cuda", 1024, 1024), ("cpu", 64, 64)],
+)
+def test_size_of_evaluation_batches(device: str, batch_size: int, expected: int) -> None:
+    assert evaluation_batch_size(batch_size, device) == expected
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_larger_batches_hold_the_same_images(monkeypatch: pytest.MonkeyPatch, augmented: bool) -> None:
+    monkeypatch.setattr("nni_plugins.data.splits.evaluation_batch_size", lambda batch_size, device: 3 * batch_size)
+    data = small_set(n_train=60)
+    _, _, validation, evaluation = search_loaders(
+        data, batch_size=4, seed=0, device="cpu", augment_validation=augmented
+    )
+    assert [len(x) for x, _ in validation] == [4] * 7 + [2]
+    assert [len(x) for x, _ in evaluation] == [12, 12, 6]
+    for loader in (validation, evaluation):
+        loader.set_epoch(3)
+    small, large = list(validation), list(evaluation)
+    for part in (0, 1):
+        assert torch.equal(torch.cat([batch[part] for batch in small]), torch.cat([batch[part] for batch in large]))
 
 
 # --- image folders ----------------------------------------------------------------------------------------------------
@@ -283,7 +308,7 @@ def test_image_folder_batches_follow_from_seed_and_epoch_alone(folder: Path) -> 
     data = streamed(folder)
     first = search_loaders(data, batch_size=3, seed=0, device="cpu", fractions=(0.5, 0.4))
     workers = search_loaders(streamed(folder, workers=2), batch_size=3, seed=0, device="cpu", fractions=(0.5, 0.4))
-    assert [len(loader) for loader in first] == [2, 2, 2]
+    assert [len(loader) for loader in first] == [2, 2, 2, 2]
     state = torch.get_rng_state()
     one, two = passes(first[0], 2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -339,7 +364,7 @@ def lightning_run(folder: Path, *, epochs: int, resume: Path | None = None, warm
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     data = small_set(n_train=40)
-    train, val, evaluation = search_loaders(data, batch_size=6, seed=0, device="cpu", fractions=(0.6, 0.3))
+    train, val, evaluation, _ = search_loaders(data, batch_size=6, seed=0, device="cpu", fractions=(0.6, 0.3))
     module = Module()
     trainer = pl.Trainer(
         max_epochs=epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from numpy.random import RandomState
 
-from nni_plugins.data import ImageData
+from nni_plugins.data import ImageData, load_data
 from nni_plugins.methods.registry import method_specs
 from nni_plugins.run.retrain import retrain
 from nni_plugins.run.search import search
@@ -57,6 +58,20 @@ def test_search(method: str, space: str, images: ImageData, tmp_path: Path) -> N
     result = search(tiny(method, space), images, tmp_path)
     assert result.genotype.space == space
     assert Genotype.from_sample(result.sample, space) == result.genotype
+
+
+@pytest.mark.parametrize("method", ["bnas_v2_pc", "rf_darts", "entrannas"])
+def test_losses_are_close_to_those_of_float32(method: str, tmp_path: Path) -> None:
+    digits = load_data("digits")
+    assert isinstance(digits, ImageData)
+    images = replace(digits, x_train=digits.x_train[:160], y_train=digits.y_train[:160])
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        overrides = {"epochs": 2, "batch_size": 16, "lr": 0.02, "warmup_epochs": 0, "precision": precision}
+        history = search(Settings.of(strategy=method, overrides=overrides), images, tmp_path / precision).history
+        losses[precision] = [epoch[kind] for epoch in history for kind in ("weights_loss", "architecture_loss")]
+    assert losses["bf16-mixed"] != losses["32-true"]
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
 
 
 @pytest.mark.parametrize("space", space_names())

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from nni_plugins.supernet.batch_norm import NARROW, is_narrow
-from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain, stages_of
+from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain
 from nni_plugins.supernet.fast_layers import lay_out, use_fast_layers
-from nni_plugins.supernet.operation import WeightedOperation
+from nni_plugins.supernet.operation import WeightedOperation, stages_of
 from search_spaces.operations import make_operation
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -76,7 +76,8 @@ def test_equal_to_the_layers(
     buffers = by_name(actual, actual.named_buffers())
     assert len(buffers) == len(list(expected.buffers())) > 0
     for place, buffer in expected.named_buffers():
-        torch.testing.assert_close(buffers[place], buffer)
+        if not place.endswith("num_batches_tracked"):
+            torch.testing.assert_close(buffers[place], buffer)
 
 
 @pytest.mark.parametrize("channels", [2, 17])
@@ -157,8 +158,9 @@ def test_batch_norm(shape: tuple[int, ...], affine: bool, momentum: float | None
         torch.testing.assert_close(same_images.grad, images.grad, check_stride=False)
         for (name, parameter), same in zip(expected.named_parameters(), actual.parameters(), strict=True):
             torch.testing.assert_close(same.grad, parameter.grad, msg=name)
-        for buffer, moved in zip(expected.buffers(), actual.buffers(), strict=True):
-            torch.testing.assert_close(moved, buffer)
+        for name, buffer in expected.named_buffers():
+            if momentum is None or name != "num_batches_tracked":
+                torch.testing.assert_close(actual.get_buffer(name), buffer)
 
 
 def test_what_is_narrow() -> None:
