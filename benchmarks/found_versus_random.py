@@ -72,8 +72,10 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 """Depth of supernets and evaluation networks."""
 
-SMALL = {"images": 10_000, "size": 16, "channels": 8, "epochs": 6, "batch": 64, "lr": 0.05, "random": 24,
-         "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 3, "population": 6}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "images": 10_000, "size": 16, "channels": 8, "epochs": 6, "batch": 64, "lr": 0.05, "random": 24,
+    "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 3, "population": 6,
+}  # fmt: skip
 DIGITS = {**SMALL, "images": None, "channels": 2, "epochs": 3, "random": 8, "seeds": 2, "train_seeds": 1,
           "train_epochs": 2, "train_batch": 64, "train_lr": 0.05, "generations": 1, "population": 4}  # fmt: skip
 """Sizes for CIFAR-10 and for the embedded digits."""
