@@ -42,7 +42,7 @@ from pieces import Clock, Pieces, TimeIsUp
 from searching import prepare, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
-from nni_plugins.methods.bilevel.metrics import CONSISTENCY_GAP, HESSIAN
+from nni_plugins.methods.bilevel.metrics import CONSISTENCY_GAP
 from nni_plugins.methods.metric import ALPHA_GAP, PARAMETER_FREE, SKIP_CONNECT
 from nni_plugins.methods.registry import method_spec
 from nni_plugins.report.nasbench201_table import EDGES, Table
@@ -68,13 +68,6 @@ LONG = ("darts", "rf_darts")
 DERIVES_NOTHING = ("single_path",)
 PUBLISHED = {"RF-DARTS, published": 94.27, "DARTS after its collapse, published": 54.30}
 """Test accuracies on CIFAR-10 of searches with C=16, N=5, 50 epochs and all images."""
-SIGNS = {
-    SKIP_CONNECT.name: "skips",
-    PARAMETER_FREE.name: "without convolutions",
-    ALPHA_GAP.name: "gap of alpha",
-    CONSISTENCY_GAP.name: "consistency gap, points",
-    HESSIAN.name: "Hessian's eigenvalue",
-}
 
 
 class Size(NamedTuple):
@@ -362,11 +355,16 @@ def markdown(growth: Growth, outcomes: Outcomes) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(panel: Any, values: np.ndarray, label: str, *, shares: bool = False) -> None:
-    """Draw mean and range over seeds by epoch, or by the share of the search that is over."""
-    epochs = np.arange(1, values.shape[1] + 1) / (values.shape[1] if shares else 1)
-    (line,) = panel.plot(epochs, values.mean(0), label=label, marker="." if values.shape[1] < 3 else None)
-    panel.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+def colour(contender: str) -> str:
+    return f"C{list(CONTENDERS).index(contender)}"
+
+
+def draw(panel: Any, values: np.ndarray, contender: str, *, label: str = "", style: str = "-") -> None:
+    """Draw mean and range over seeds, (seeds, epochs), by epoch."""
+    epochs = np.arange(1, values.shape[1] + 1)
+    name = label or title(contender)
+    panel.plot(epochs, values.mean(0), style, color=colour(contender), label=f"{name} ({len(values)})")
+    panel.fill_between(epochs, values.min(0), values.max(0), color=colour(contender), alpha=0.12, linewidth=0)
 
 
 def published_lines(panel: Any) -> None:
@@ -374,14 +372,14 @@ def published_lines(panel: Any) -> None:
         panel.axhline(value, color="grey", linewidth=0.9, linestyle=style, label=name)
 
 
-def panels_of(number: int, *, height: float = 3.6) -> tuple[Any, list[Any]]:
+def panels_of(number: int) -> tuple[Any, list[Any]]:
     """Return a figure with so many panels, up to three in a row."""
     columns = min(3, number)
     rows = -(-number // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(5 * columns, height * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False)
     for panel in grid.flat[number:]:
         panel.axis("off")
-    return figure, list(grid.flat)
+    return figure, list(grid.flat[:number])
 
 
 def save(figure: Any, path: Path) -> None:
@@ -393,69 +391,69 @@ def save(figure: Any, path: Path) -> None:
 def growth_picture(groups: Groups, path: Path) -> None:
     """Draw accuracy by epoch, a panel for each size, and the last epoch's accuracy against size."""
     sizes = list(dict.fromkeys(size for size, contender in groups if contender in GROWING))
-    figure, panels = panels_of(len(sizes) + 1)
-    for panel, size in zip(panels, sizes, strict=False):
+    figure, (*panels, last) = panels_of(len(sizes) + 1)
+    for panel, size in zip(panels, sizes, strict=True):
         for contender in GROWING:
             if outcomes := groups.get((size, contender)):
-                draw(panel, accuracies(outcomes), f"{title(contender)} ({len(outcomes)})")
+                draw(panel, accuracies(outcomes), contender)
         panel.set(title=str(size), xlabel="epoch", ylabel="CIFAR-10 test, table, %")
         published_lines(panel)
-    last = panels[len(sizes)]
+        panel.legend(frameon=False, fontsize=7, loc="center right")
     for contender in GROWING:
-        known = [
-            (n, accuracies(groups[size, contender])[:, -1])
-            for n, size in enumerate(sizes)
-            if (size, contender) in groups
-        ]
-        means = [values.mean() for _, values in known]
-        (line,) = last.plot([n for n, _ in known], means, marker="o", label=title(contender))
-        for n, values in known:
-            last.plot([n] * len(values), values, ".", color=line.get_color(), alpha=0.5)
+        known = {n: groups[size, contender] for n, size in enumerate(sizes) if (size, contender) in groups}
+        ends = [accuracies(outcomes)[:, -1] for outcomes in known.values()]
+        last.plot(list(known), [values.mean() for values in ends], "o-", color=colour(contender))
+        for n, values in zip(known, ends, strict=True):
+            last.plot([n] * len(values), values, ".", color=colour(contender), alpha=0.5)
     published_lines(last)
     last.set_xticks(range(len(sizes)), [str(size).replace(" ", "\n") for size in sizes])
     last.set(title="last epoch against size", ylabel="CIFAR-10 test, table, %")
-    last.legend(frameon=False, fontsize=8)
     save(figure, path)
 
 
 def collapse_picture(groups: Groups, path: Path) -> None:
-    """Draw accuracy and signs of the long searches by epoch, a line for each seed; a dot where the accuracy drops."""
-    contenders = [contender for contender in LONG if any(contender == other for _, other in groups)]
-    rows = len(SIGNS) + 1
-    figure, grid = plt.subplots(
-        rows, max(1, len(contenders)), figsize=(6 * max(1, len(contenders)), 1.9 * rows), squeeze=False, sharex="col"
-    )
-    for column, contender in zip(grid.T, contenders, strict=False):
-        (size, outcomes), *_ = ((size, found) for (size, other), found in groups.items() if other == contender)
-        published_lines(column[0])
-        for row in accuracies(outcomes):
-            (line,) = column[0].plot(range(1, len(row) + 1), row)
-            if (drop := warning_signs.drop_epoch(row)) is not None:
-                column[0].plot([drop + 1], [row[drop]], "o", color=line.get_color())
-        column[0].set(title=f"{title(contender)}, {size}", ylabel="CIFAR-10 test, %")
-        for panel, (name, label) in zip(column[1:], SIGNS.items(), strict=True):
-            for row in metric(outcomes, name):
-                panel.plot(range(1, len(row) + 1), row)
-            panel.set_ylabel(label)
-        column[-1].set_xlabel("epoch")
+    """Draw accuracy and signs of the long searches by epoch, a line for each seed.
+
+    A dot marks where the accuracy drops, and where a sign first warns.
+    """
+    signs = warning_signs.SIGNS
+    rows, columns = len(signs) + 1, len(groups)
+    figure, grid = plt.subplots(rows, columns, figsize=(6 * columns, 1.9 * rows), squeeze=False, sharex="col")
+    for (top, *others), ((size, contender), outcomes) in zip(grid.T, groups.items(), strict=True):
+        published_lines(top)
+        for seed, row in enumerate(accuracies(outcomes)):
+            _curve(top, row, seed, warning_signs.drop_epoch(row))
+        top.set(title=f"{title(contender)}, {size}", ylabel="CIFAR-10 test, %")
+        first = [warning_signs.first_warnings(outcome["history"]) for outcome in outcomes]
+        for panel, (name, sign) in zip(others, signs.items(), strict=True):
+            for seed, row in enumerate(metric(outcomes, sign.metric)):
+                _curve(panel, row, seed, first[seed].get(name))
+            panel.set_ylabel(name)
+        others[-1].set_xlabel("epoch")
     save(figure, path)
 
 
+def _curve(panel: Any, values: np.ndarray, seed: int, marked: int | None) -> None:
+    panel.plot(range(1, len(values) + 1), values, color=f"C{seed}", linewidth=1)
+    if marked is not None:
+        panel.plot([marked + 1], [values[marked]], "o", color=f"C{seed}")
+
+
 def ranking_picture(groups: Groups, path: Path) -> None:
-    """Draw Kendall's tau over the search, a panel for each size."""
+    """Draw Kendall's tau by epoch, or by generation, a panel for each size."""
     ranked = {key: found for key, found in groups.items() if not np.isnan(metric(found, ONE_SHOT_TAU.name)).all()}
     sizes = list(dict.fromkeys(size for size, _ in ranked))
     figure, panels = panels_of(max(1, len(sizes)))
     for panel, size in zip(panels, sizes, strict=False):
-        for (other, contender), outcomes in ranked.items():
-            if other == size:
-                draw(panel, metric(outcomes, ONE_SHOT_TAU.name), f"{title(contender)} ({len(outcomes)})", shares=True)
+        for contender in CONTENDERS:
+            if outcomes := ranked.get((size, contender)):
+                draw(panel, metric(outcomes, ONE_SHOT_TAU.name), contender)
                 generation = metric(outcomes, GENERATION_TAU.name)
                 if not np.isnan(generation).all():
-                    draw(panel, generation, f"{title(contender)}, losses of a generation", shares=True)
+                    draw(panel, generation, contender, label="RelativeNAS, a generation's losses", style="--")
         panel.axhline(0, color="grey", linewidth=0.8)
-        panel.set(title=str(size), xlabel="share of the search", ylabel="Kendall's tau")
-        panel.legend(frameon=False, fontsize=7)
+        panel.set(title=str(size), xlabel="epoch or generation", ylabel="Kendall's tau", ylim=(-0.6, 1))
+        panel.legend(frameon=False, fontsize=7, loc="upper left")
     save(figure, path)
 
 
@@ -463,7 +461,13 @@ def write_results(growth: Growth) -> Path:
     """Write figures, table and pictures of what there is; return the table's file."""
     outcomes, arguments = growth.outcomes(), growth.arguments
     target = arguments.output / arguments.name
-    kept = ("epoch", *SIGNS, ONE_SHOT_TAU.name, GENERATION_TAU.name, "validation_accuracy")
+    kept = (
+        "epoch",
+        *(sign.metric for sign in warning_signs.SIGNS.values()),
+        ONE_SHOT_TAU.name,
+        GENERATION_TAU.name,
+        "validation_accuracy",
+    )
     content = [
         {
             **wanted._asdict(),

@@ -41,13 +41,20 @@ def _grows(history: History, metric: str, floor: float = 0.0) -> bool:
     return stop_epoch(known) is not None
 
 
-SIGNS: Mapping[str, Callable[[History], bool]] = {
-    "skips": lambda history: history[-1][SKIP_CONNECT.name] >= skips_to_warn_at(len(EDGES)),
-    "parameter-free": lambda history: history[-1][PARAMETER_FREE.name] > AT_RANDOM,
-    "gap of alpha": lambda history: history[-1].get(ALPHA_GAP.name, 0.0) >= DECIDED_GAP,
+class Sign(NamedTuple):
+    """What is watched, by the name of its metric, and whether it warns at the last epoch of a history."""
+
+    metric: str
+    warns: Callable[[History], bool]
+
+
+SIGNS: Mapping[str, Sign] = {
+    "skips": Sign(SKIP_CONNECT.name, lambda history: history[-1][SKIP_CONNECT.name] >= skips_to_warn_at(len(EDGES))),
+    "parameter-free": Sign(PARAMETER_FREE.name, lambda history: history[-1][PARAMETER_FREE.name] > AT_RANDOM),
+    "gap of alpha": Sign(ALPHA_GAP.name, lambda history: history[-1].get(ALPHA_GAP.name, 0.0) >= DECIDED_GAP),
     # below a point it is noise of the few images that it is measured on
-    "consistency": lambda history: _grows(history, CONSISTENCY_GAP.name, floor=1.0),
-    "Hessian": lambda history: _grows(history, HESSIAN.name),
+    "consistency": Sign(CONSISTENCY_GAP.name, lambda history: _grows(history, CONSISTENCY_GAP.name, floor=1.0)),
+    "Hessian": Sign(HESSIAN.name, lambda history: _grows(history, HESSIAN.name)),
 }
 
 
@@ -64,8 +71,8 @@ def first_warnings(history: History) -> dict[str, int]:
     """Return the epoch (from 0) of every sign's first warning; a sign that does not warn is left out."""
     first: dict[str, int] = {}
     for epoch in range(len(history)):
-        for name, warns in SIGNS.items():
-            if name not in first and warns(history[: epoch + 1]):
+        for name, sign in SIGNS.items():
+            if name not in first and sign.warns(history[: epoch + 1]):
                 first[name] = epoch
     return first
 
