@@ -33,13 +33,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from scipy.stats import kendalltau
+from one_shot_ranking import accuracy, drawn_cells, tau
 from searching import search_arguments, small_images
 from torch import nn
 
 from nni_plugins import BilevelSearch, EnTranNAS, EnTranNASDST, FirstOrderDARTS
 from nni_plugins.data import ImageData, search_loaders
-from nni_plugins.report.nasbench201_table import EDGES, Table
+from nni_plugins.report.nasbench201_table import Table
 from nni_plugins.run.classifier import ImageClassifier
 from nni_plugins.run.settings import SearchRecipe
 from nni_plugins.supernet.consistency import consistency, derived_subgraph, evaluating
@@ -124,12 +124,8 @@ def gaps(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]])
 
 def one_shot_accuracy(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], sample: Any) -> float:
     """Return the accuracy in percent of an architecture with the supernet's weights."""
-    correct = seen = 0
-    with torch.no_grad(), evaluating(model), derived_subgraph(model, sample):
-        for images, labels in batches:
-            correct += int((model(images).argmax(1) == labels).sum())
-            seen += len(labels)
-    return 100 * correct / seen
+    with evaluating(model), derived_subgraph(model, sample):
+        return accuracy(model, batches)
 
 
 def measure_gaps(data: ImageData, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -155,12 +151,8 @@ def measure_gaps(data: ImageData, arguments: argparse.Namespace) -> dict[str, An
 
 def measure_ranking(table: Table, data: ImageData, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one-shot and tabular accuracies of the same random cells, for every contender and seed."""
-    generator = np.random.default_rng(0)
-    rows = generator.choice(len(table.rows), arguments.cells, replace=False)
-    cells = [list(table.rows)[row] for row in rows]
-    samples = [{f"cell/{s}_{t}": operation for (s, t), operation in zip(EDGES, cell, strict=True)} for cell in cells]
-    truth = [float(table.accuracy["cifar10"][table.rows[cell]]) for cell in cells]
-    results: dict[str, Any] = {"table": truth, "one_shot": {}, "tau": {}}
+    cells = drawn_cells(table, arguments.cells)
+    results: dict[str, Any] = {"table": cells.accuracies, "one_shot": {}, "tau": {}}
     for name in RANKED:
         accuracies, taus = [], []
         for seed in range(arguments.seeds):
@@ -168,11 +160,11 @@ def measure_ranking(table: Table, data: ImageData, arguments: argparse.Namespace
             strategy = CONTENDERS[name].strategy(arch_learning_rate=arguments.arch_lr)
             (found,), _ = train(
                 strategy, space, data, arguments, seed,
-                lambda model, batches: [one_shot_accuracy(model, batches, sample) for sample in samples],
+                lambda model, batches: [one_shot_accuracy(model, batches, sample) for sample in cells.samples],
                 every_epoch=False,
             )  # fmt: skip
             accuracies.append(found)
-            taus.append(float(kendalltau(found, truth).statistic))
+            taus.append(tau(found, cells.accuracies))
         results["one_shot"][name], results["tau"][name] = accuracies, taus
         print(f"{name}: Kendall's tau {np.mean(taus):.2f} ± {np.std(taus, ddof=1):.2f}", flush=True)
     return results

@@ -21,24 +21,21 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import logging
 import math
-import multiprocessing
 import platform
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nni_contenders import POPULATION, TOURNAMENT, evolve, random_cells
+from pieces import Clock, Pieces, TimeIsUp, Work
 from ranking import Trained, figures, picture, rank_test, seed_noise, table
-from searching import decision, search_arguments, small_images, without_cells
+from searching import decision, prepare, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
 from nni_plugins.report.complexity import count_parameters
@@ -50,8 +47,6 @@ from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments
 from nni_plugins.run.work_folder import Stage
 from nni_plugins.tools.atomic_files import atomic_write, strict_json
-from nni_plugins.tools.console import quiet_libraries
-from nni_plugins.tools.own_code import allow
 from search_spaces import Genotype
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 from search_spaces.published import published, published_names
@@ -77,8 +72,10 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 """Depth of supernets and evaluation networks."""
 
-SMALL = {"images": 10_000, "size": 16, "channels": 8, "epochs": 6, "batch": 64, "lr": 0.05, "random": 24,
-         "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 3, "population": 6}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "images": 10_000, "size": 16, "channels": 8, "epochs": 6, "batch": 64, "lr": 0.05, "random": 24,
+    "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 3, "population": 6,
+}  # fmt: skip
 DIGITS = {**SMALL, "images": None, "channels": 2, "epochs": 3, "random": 8, "seeds": 2, "train_seeds": 1,
           "train_epochs": 2, "train_batch": 64, "train_lr": 0.05, "generations": 1, "population": 4}  # fmt: skip
 """Sizes for CIFAR-10 and for the embedded digits."""
@@ -126,28 +123,10 @@ class Piece:
         return f"{self.kind}_{self.name}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
-class Clock:
-    """CPU seconds of a piece, those of interrupted processes included, up to the last epoch that each finished."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "cpu_seconds"
-        self._before = float(self._file.read_text()) if self._file.is_file() else 0.0
-        self._started = time.process_time()
-
-    def seconds(self) -> float:
-        return self._before + time.process_time() - self._started
-
-    def keep(self, _: Any = None) -> None:
-        atomic_write(self._file, str(self.seconds()))
-
-
-def work(piece: Piece, data: ImageData, target: Path, folder: Path) -> None:
-    """Do ``piece`` and write its outcome to ``target``; checkpoints lie in ``folder`` as long as it is not done."""
-    clock = Clock(folder)
+def work(piece: Piece, data: ImageData) -> Work:
+    """Return how ``piece`` is done."""
     do = {"search": do_search, "training": do_training, "evolution": do_evolution}[piece.kind]
-    outcome = do(piece, data, folder, clock)
-    atomic_write(target, strict_json({"seed": piece.settings.seed, **outcome}) + "\n")
-    shutil.rmtree(folder)
+    return lambda folder, clock: {"seed": piece.settings.seed, **do(piece, data, folder, clock)}
 
 
 def do_search(piece: Piece, data: ImageData, folder: Path, clock: Clock) -> dict[str, Any]:
@@ -210,25 +189,12 @@ def do_evolution(piece: Piece, data: ImageData, folder: Path, clock: Clock) -> d
     }
 
 
-def prepare() -> None:
-    """Make this process and those forked from it able to do pieces: quiet, one thread, NNI's DARTS as a strategy."""
-    warnings.simplefilter("ignore")
-    quiet_libraries()
-    logging.getLogger("nni").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    allow(NNI_DARTS_CODE, "strategy")
-
-
 def sampled_space(name: str, data: ImageData) -> Any:
     """Return the space that cells are drawn from."""
     return make_space(name, **shape_arguments(name, data), channels=2, operations=DARTS_OPERATIONS_WITHOUT_NONE)
 
 
 # All pieces
-
-
-class TimeIsUp(Exception):
-    """The hours that the run was given are over."""
 
 
 class Comparison:
@@ -246,8 +212,7 @@ class Comparison:
         self.arguments = arguments
         self.data = data
         self.data_sha256 = data.fingerprint()
-        self.ends = math.inf if arguments.hours is None else time.monotonic() + 3600 * arguments.hours
-        self.failed: list[str] = []
+        self.done = Pieces(arguments.output, arguments.hours)
         space = arguments.space
         sampled = sampled_space(space, data)
         self.random = random_cells(sampled, space, arguments.random, seed=0)
@@ -327,13 +292,9 @@ class Comparison:
             cell = Genotype.from_json(outcome["genotype"])
             yield from (self.training_of(piece.name, cell, seed) for seed in range(seeds))
 
-    def file_of(self, piece: Piece) -> Path:
-        return self.arguments.output / "pieces" / f"{piece.file_name(self.data_sha256)}.json"
-
     def outcome(self, piece: Piece | None) -> dict[str, Any] | None:
         """Return what came out of a piece; None if it is not done."""
-        path = None if piece is None else self.file_of(piece)
-        return json.loads(path.read_text()) if path is not None and path.is_file() else None
+        return None if piece is None else self.done.outcome(piece.file_name(self.data_sha256))
 
     def run(self) -> None:
         """Do what is not done yet, one piece after the other.
@@ -344,25 +305,7 @@ class Comparison:
             When the hours are over; the piece that was in work resumes next time.
         """
         for piece in self.pieces():
-            path = self.file_of(piece)
-            if path.is_file() or path.stem in self.failed:
-                continue
-            if time.monotonic() >= self.ends:
-                raise TimeIsUp
-            print(f"{piece.kind} {piece.name}", flush=True)
-            started = time.monotonic()
-            folder = self.arguments.output / "work" / path.stem
-            # forked, since importing torch and NNI anew takes as long as a small training; one thread forks safely
-            process = multiprocessing.get_context("fork").Process(target=work, args=(piece, self.data, path, folder))
-            process.start()
-            process.join(None if self.ends == math.inf else max(0.0, self.ends - time.monotonic()))
-            if process.is_alive():
-                process.terminate()
-                process.join()
-                raise TimeIsUp
-            if process.exitcode:
-                self.failed.append(path.stem)
-            print(f"  {time.monotonic() - started:.0f} s", flush=True)
+            self.done.do(piece.file_name(self.data_sha256), work(piece, self.data))
 
     def trained(self, name: str, cell: Genotype, found_by: Mapping[str, Any] | None = None) -> Trained | None:
         """Return a cell with the accuracies that there are; None if there is none."""
@@ -488,7 +431,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    prepare()
+    prepare(NNI_DARTS_CODE)
     try:
         comparison = Comparison(arguments, small_images(arguments))
         comparison.run()
@@ -498,9 +441,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(write_results(comparison).read_text())
-    for name in comparison.failed:
+    for name in comparison.done.failed:
         print(f"{name} failed, see above; the same command tries it again.", file=sys.stderr)
-    return int(bool(comparison.failed))
+    return int(bool(comparison.done.failed))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from nni.mutable import LabeledMutable, Sample
 from nni.nas.evaluator.pytorch import Lightning, LightningModule
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
+from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell
 from nni.nas.space import ExecutableModelSpace, ModelStatus
 from nni.nas.strategy import DARTS, Random, RegularizedEvolution
 
@@ -69,9 +71,13 @@ class NNIDARTS(SearchMethod, DARTS):
     def epoch_metrics(self, module: pl.LightningModule, epoch: EpochEnd) -> Metrics:
         """Return the training metrics, and how far alpha has decided between the candidates.
 
-        NNI adds a zero candidate to every edge, as the last one, and never derives it; it is left out here.
+        NNI adds a zero candidate to every edge of a ``Cell``, as the last one, and never derives it; it is left out
+        here.
         """
-        alphas = torch.stack([alpha.detach()[:-1] for alpha in module.arch_parameters()])  # type: ignore[operator]
+        assert isinstance(module, DartsLightningModule)
+        mixed_cells = any(isinstance(m, DifferentiableMixedCell) for m in module.supernet_modules())
+        kept = slice(-1) if mixed_cells else slice(None)
+        alphas = torch.stack([alpha.detach()[kept] for alpha in module.arch_parameters()])
         weights = alphas.softmax(-1).cpu()
         return {**epoch.training, DECIDED: decidedness(weights), ALPHA_GAP: mean_gap(weights)}
 

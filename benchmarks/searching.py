@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +15,39 @@ import torch.nn.functional as F
 
 from nni_plugins.data import ImageData, load_data
 from nni_plugins.methods.metric import ALPHA_GAP, DECIDED
+from nni_plugins.tools.console import quiet_libraries
+from nni_plugins.tools.own_code import allow
 
 
-def search_arguments(description: str, **defaults: int | float) -> argparse.ArgumentParser:
-    """Return a parser of the arguments of a search; ``defaults`` are its size, channels, epochs and lr."""
+def prepare(*strategies: str) -> None:
+    """Make this process and those forked from it able to search: quiet, one thread, ``module:NAME`` as strategies."""
+    warnings.simplefilter("ignore")
+    quiet_libraries()
+    logging.getLogger("nni").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    for name in strategies:
+        allow(name, "strategy")
+
+
+def search_arguments(description: str, *, several: Sequence[str] = (), **defaults: Any) -> argparse.ArgumentParser:
+    """Return a parser of the arguments of a search.
+
+    Parameters
+    ----------
+    description
+        Of the script.
+    several
+        Which of ``size`` and ``channels`` take several values.
+    **defaults
+        Size, channels, epochs and lr.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("data", help="data set, as nni-plugins takes it: npz:FILE, cifar10, digits, ...")
     parser.add_argument("--images", type=int, help="training images used (default: all)")
-    parser.add_argument("--size", type=int, help="side to which images are scaled")
-    parser.add_argument("--channels", type=int, help="C")
+    parser.add_argument(
+        "--size", type=int, nargs="+" if "size" in several else None, help="side to which images are scaled"
+    )
+    parser.add_argument("--channels", type=int, nargs="+" if "channels" in several else None, help="C")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, help="learning rate of the weights")

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from found_versus_random import Comparison, TimeIsUp, parse, write_results
+from found_versus_random import Comparison, parse, write_results
 from nni_contenders import POPULATION, evolve, random_cells
+from pieces import TimeIsUp
 from searching import small_images
 
 from search_spaces import BCNN

@@ -347,6 +347,10 @@ class WeightSetModule(BaseOneShotLightningModule):
         """Return the best architecture as NNI's sample: of the final pick, or of the last generation before that."""
         return self.best
 
+    def evaluated(self) -> list[tuple[dict[str, Any], float]]:
+        """Return the generation's architectures so far, as NNI's samples, with their validation losses."""
+        return [(self._samples[row], loss) for row, loss in zip(self._order, self.losses, strict=False)]
+
     @property
     def generations(self) -> int:
         """Generations of the search; the Trainer's last epoch is the final pick."""
