@@ -268,6 +268,14 @@ def lead_table(groups: Groups) -> list[str]:
     return lines
 
 
+def long_section(groups: Groups, epochs: int) -> list[str]:
+    """Return lines of Markdown on the long searches; nothing as long as none is done."""
+    if not groups:
+        return []
+    sentence = f"{epochs} epochs at the same architecture learning rate."
+    return ["## Long searches", "", sentence, "", *accuracy_table(groups), ""]
+
+
 def signs_table(outcomes: Outcomes) -> list[str]:
     """Return lines of Markdown: how every sign did over the bilevel searches of ours."""
     searches = [
@@ -333,12 +341,7 @@ def markdown(growth: Growth, outcomes: Outcomes) -> str:
         "",
         *lead_table(groups),
         "",
-        "## Long searches",
-        "",
-        f"{arguments.long} epochs at the same architecture learning rate.",
-        "",
-        *accuracy_table(long),
-        "",
+        *long_section(long, arguments.long),
         "## Which sign warned",
         "",
         "Over all DARTS, RF-DARTS, CLR and EnTranNAS searches above, the long ones included.",
