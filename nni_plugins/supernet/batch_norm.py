@@ -14,7 +14,7 @@ from torch import nn
 from nni_plugins.supernet.operation import scaled_batch_norm
 
 _COUNTING = (nn.BatchNorm2d, MutableBatchNorm2d)
-"""What is replaced: exactly these, no subclass of someone else's. NNI's is torch's once its sizes are fixed."""
+"""What changes: exactly these, no subclass of someone else's. NNI's is torch's once its sizes are fixed."""
 
 
 class UncountedBatchNorm2d(nn.BatchNorm2d):
@@ -26,22 +26,10 @@ class UncountedBatchNorm2d(nn.BatchNorm2d):
 
 
 def stop_counting(module: nn.Module) -> None:
-    """Let every BatchNorm inside ``module`` that never reads its count count no longer, in place; names stay."""
-    replaced: dict[nn.BatchNorm2d, UncountedBatchNorm2d] = {}
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and type(child) in _COUNTING and child.momentum is not None:
-                if child not in replaced:
-                    replaced[child] = _uncounted(child)
-                setattr(parent, name, replaced[child])
+    """Let every BatchNorm in ``module`` that never reads its count count no longer.
 
-
-def _uncounted(norm: nn.BatchNorm2d) -> UncountedBatchNorm2d:
-    uncounted = UncountedBatchNorm2d(
-        norm.num_features, norm.eps, norm.momentum, affine=False, track_running_stats=norm.track_running_stats,
-        device="meta",
-    )  # fmt: skip
-    uncounted.affine, uncounted.weight, uncounted.bias = norm.affine, norm.weight, norm.bias
-    for name, buffer in norm.named_buffers():
-        setattr(uncounted, name, buffer)
-    return uncounted.train(norm.training)
+    They change their class and nothing else, so that whoever holds one holds the same one afterwards.
+    """
+    for norm in module.modules():
+        if type(norm) in _COUNTING and norm.momentum is not None:
+            norm.__class__ = UncountedBatchNorm2d
