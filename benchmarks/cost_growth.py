@@ -36,6 +36,8 @@ SIDE = 16
 SIZES = {"cells": (4, 8, 12, 16, 20), "channels": (8, 16, 32, 48, 64), "batch": (8, 16, 32, 64, 128)}
 TUNER = "RelativeNASTuner"
 TRIALS = "trials"
+FEWEST = 3
+"""Points that make a series worth showing."""
 BLOCK = 500
 """Trials whose time makes one point."""
 COSTS = {"cpu_seconds": "CPU seconds a step", "peak_mb": "peak memory, MB"}
@@ -147,6 +149,8 @@ def table(done: dict[Point, dict[str, Any]], strategies: Sequence[str]) -> str:
         for axis in SIZES:
             for cost, meaning in COSTS.items():
                 sizes, costs = series_of(done, strategy, axis, cost)
+                if len(sizes) < FEWEST:
+                    continue
                 digits = 2 if cost == "cpu_seconds" else 0
                 values = ", ".join(f"{size}: {value:.{digits}f}" for size, value in zip(sizes, costs, strict=True))
                 distance, exponent = growth(sizes, costs)
@@ -167,7 +171,9 @@ def picture(done: dict[Point, dict[str, Any]], strategies: Sequence[str], path: 
         for row, (cost, meaning) in enumerate(costs.items()):
             panel = panels[row, column]
             for name in names:
-                panel.plot(*series_of(done, name, axis, cost), marker=".", label=name)
+                sizes, values = series_of(done, name, axis, cost)
+                if len(sizes) >= FEWEST:
+                    panel.plot(sizes, values, marker=".", label=name)
             panel.set(xlabel=axis, ylabel=meaning, xlim=(0, None), ylim=(0, None))
             panel.grid(alpha=0.3)
     panels[0, 0].legend()
@@ -181,13 +187,14 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a point, after two of warm-up")
     parser.add_argument("--trials", type=int, default=10_000, help=f"trials of the tuner, a multiple of {BLOCK}")
+    parser.add_argument("--draw", action="store_true", help="show what is measured, and measure nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measured(Point(*json.loads(arguments.one)), arguments.steps)))
         return
-    points = all_points(arguments.strategies, arguments.trials)
+    points = [] if arguments.draw else all_points(arguments.strategies, arguments.trials)
     done = measure_missing(points, arguments.out / "cost_growth.json", arguments.steps)
     text = table(done, arguments.strategies)
     print(text)
