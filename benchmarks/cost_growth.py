@@ -36,6 +36,8 @@ SIDE = 16
 SIZES = {"cells": (4, 8, 12, 16, 20), "channels": (8, 16, 32, 48, 64), "batch": (8, 16, 32, 64, 128)}
 TUNER = "RelativeNASTuner"
 TRIALS = "trials"
+FEWEST = 3
+"""Points that make a series worth showing."""
 BLOCK = 500
 """Trials whose time makes one point."""
 COSTS = {"cpu_seconds": "CPU seconds a step", "peak_mb": "peak memory, MB"}
@@ -50,8 +52,8 @@ class Point(NamedTuple):
     size: int
 
 
-def all_points(trials: int) -> list[Point]:
-    steps = [Point(name, axis, size) for name in STRATEGIES for axis, sizes in SIZES.items() for size in sizes]
+def all_points(strategies: Sequence[str], trials: int) -> list[Point]:
+    steps = [Point(name, axis, size) for name in strategies for axis, sizes in SIZES.items() for size in sizes]
     return [Point(TUNER, TRIALS, trials), *steps]
 
 
@@ -132,7 +134,7 @@ def growth(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float
     return distance, float(np.log(costs[-1] / costs[-2]) / np.log(sizes[-1] / sizes[-2]))
 
 
-def table(done: dict[Point, dict[str, Any]]) -> str:
+def table(done: dict[Point, dict[str, Any]], strategies: Sequence[str]) -> str:
     """Return every series with its distance from a straight line, as Markdown."""
     machine = next(costs for point, costs in done.items() if point.axis != TRIALS)
     lines = [
@@ -143,10 +145,12 @@ def table(done: dict[Point, dict[str, Any]]) -> str:
         "| strategy | by | cost | values | off a straight line | exponent at the end |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for strategy in STRATEGIES:
+    for strategy in strategies:
         for axis in SIZES:
             for cost, meaning in COSTS.items():
                 sizes, costs = series_of(done, strategy, axis, cost)
+                if len(sizes) < FEWEST:
+                    continue
                 digits = 2 if cost == "cpu_seconds" else 0
                 values = ", ".join(f"{size}: {value:.{digits}f}" for size, value in zip(sizes, costs, strict=True))
                 distance, exponent = growth(sizes, costs)
@@ -159,15 +163,17 @@ def table(done: dict[Point, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(done: dict[Point, dict[str, Any]], path: Path) -> None:
+def picture(done: dict[Point, dict[str, Any]], strategies: Sequence[str], path: Path) -> None:
     """Draw all series as small multiples: a column for each size, time above memory."""
     figure, panels = plt.subplots(2, len(SIZES) + 1, figsize=(15, 6), layout="constrained")
     for column, axis in enumerate([*SIZES, TRIALS]):
-        names, costs = ((TUNER,), TUNER_COSTS) if axis == TRIALS else (STRATEGIES, COSTS)
+        names, costs = ((TUNER,), TUNER_COSTS) if axis == TRIALS else (strategies, COSTS)
         for row, (cost, meaning) in enumerate(costs.items()):
             panel = panels[row, column]
             for name in names:
-                panel.plot(*series_of(done, name, axis, cost), marker=".", label=name)
+                sizes, values = series_of(done, name, axis, cost)
+                if len(sizes) >= FEWEST:
+                    panel.plot(sizes, values, marker=".", label=name)
             panel.set(xlabel=axis, ylabel=meaning, xlim=(0, None), ylim=(0, None))
             panel.grid(alpha=0.3)
     panels[0, 0].legend()
@@ -178,19 +184,22 @@ def picture(done: dict[Point, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a point, after two of warm-up")
     parser.add_argument("--trials", type=int, default=10_000, help=f"trials of the tuner, a multiple of {BLOCK}")
+    parser.add_argument("--draw", action="store_true", help="show what is measured, and measure nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measured(Point(*json.loads(arguments.one)), arguments.steps)))
         return
-    done = measure_missing(all_points(arguments.trials), arguments.out / "cost_growth.json", arguments.steps)
-    text = table(done)
+    points = [] if arguments.draw else all_points(arguments.strategies, arguments.trials)
+    done = measure_missing(points, arguments.out / "cost_growth.json", arguments.steps)
+    text = table(done, arguments.strategies)
     print(text)
     atomic_write(arguments.out / "cost_growth.md", text)
-    picture(done, arguments.out / "cost_growth.png")
+    picture(done, arguments.strategies, arguments.out / "cost_growth.png")
 
 
 if __name__ == "__main__":

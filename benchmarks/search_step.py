@@ -191,7 +191,7 @@ def compare(case: str, variants: list[Variant], arguments: argparse.Namespace) -
                     command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **settings}
                 )
             if done.returncode:
-                raise RuntimeError(f"{variant} on {case} failed:\n{done.stderr}")
+                raise RuntimeError(f"{variant} on {case} ended with status {done.returncode}:\n{done.stderr}")
             runs[variant].append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{case}: {variant} {runs[variant][-1]['seconds']:.3f} s a step", file=sys.stderr, flush=True)
     rows = []

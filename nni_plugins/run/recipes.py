@@ -89,7 +89,7 @@ class SearchRecipe(Recipe):
         Validate on augmented images, as RelativeNAS's released code does.
     compile
         Run the mixing cells of both steps through torch.compile, which needs a C++ compiler, or Triton on a GPU.
-        The first steps take minutes more, and results differ in the last bits.
+        The first steps take many minutes more, and results differ in the last bits; no gain has been measured yet.
     consistency_batches
         Validation batches per epoch on which the supernet is compared with its derived sub-graph; 0 for none.
     hessian, hessian_stop

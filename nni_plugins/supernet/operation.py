@@ -124,6 +124,14 @@ def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tu
     last = stacked.is_contiguous(memory_format=torch.channels_last) and not stacked.is_contiguous()
     if last:
         stacked = stacked.permute(0, 2, 3, 1)
-    sums = weights.to(stacked.dtype) @ stacked.reshape(len(features), -1)
+    rows = stacked.reshape(len(features), -1)
+    if rows.device.type == "cpu":
+        # not in bfloat16: on a CPU with AMX, oneDNN 3.12 divides by zero in the gradient of 3x3 weights over 524,288
+        # values, which ends the process
+        kind = torch.promote_types(rows.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            sums = (weights.to(kind) @ rows.to(kind)).to(rows.dtype)
+    else:
+        sums = weights.to(rows.dtype) @ rows
     sums = sums.view(len(weights), -1, *stacked.shape[1:])
     return (sums.permute(0, 1, 4, 2, 3) if last else sums).unbind(0)

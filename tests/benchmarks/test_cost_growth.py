@@ -33,7 +33,7 @@ def test_lines_and_curves() -> None:
 
 
 def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
-    points, path = all_points(2 * BLOCK), tmp_path / "costs.json"
+    points, path = all_points(STRATEGIES, 2 * BLOCK), tmp_path / "costs.json"
     path.write_text(json.dumps([{"point": point, **STEP} for point in points[1:]]))
     done = measure_missing(points, path, steps=1)
     assert set(done) == set(points)
@@ -41,9 +41,9 @@ def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
     blocks = done[Point(TUNER, TRIALS, 2 * BLOCK)]["blocks"]
     assert [block["trials"] for block in blocks] == [BLOCK, 2 * BLOCK]
     assert measure_missing(points, path, steps=1) == done
-    text = table(done)
+    text = table(done, STRATEGIES)
     assert text.count("\n| ") == 2 + len(STRATEGIES) * len(SIZES) * 2 + 2  # the heading, time and memory of each
-    picture(done, tmp_path / "costs.png")
+    picture(done, STRATEGIES, tmp_path / "costs.png")
     assert (tmp_path / "costs.png").stat().st_size > 10_000
 
 

@@ -70,3 +70,17 @@ def test_weighted_sums() -> None:
     sums = weighted_sums(torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.5, 0.0]]), features)
     assert [tuple(total.shape) for total in sums] == [(1, 2, 2, 2)] * 2
     assert [total.unique().tolist() for total in sums] == [[321.0], [5.0]]
+
+
+def test_weighted_sums_in_bfloat16_on_a_cpu() -> None:
+    """At a size at which a product in bfloat16 ends the process on CPUs with AMX; its gradient would be rounded too."""
+    torch.manual_seed(0)
+    weights = torch.randn(3, 3, requires_grad=True)
+    features = [torch.randn(64, 32, 16, 16, dtype=torch.bfloat16) for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = weighted_sums(weights, features)
+    assert {total.dtype for total in sums} == {torch.bfloat16}
+    sums[0].backward(features[1])
+    expected = [(feature.double() * features[1].double()).sum() for feature in features]
+    assert weights.grad is not None
+    torch.testing.assert_close(weights.grad[0].double(), torch.stack(expected), rtol=1e-4, atol=1e-2)
