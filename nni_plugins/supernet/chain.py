@@ -19,7 +19,7 @@ from torch import nn
 
 from nni_plugins.supernet.autocast import autocast
 from nni_plugins.supernet.batch_norm import Running, Statistics, gradients, normalise, normalise_again, running
-from nni_plugins.supernet.convolution import Convolution, FastConv2d, convolve, grad_input, grad_weight
+from nni_plugins.supernet.convolution import Convolution, FastConv2d, convolve, grad_input, grad_weight, with_gradients
 
 
 class Stage(NamedTuple):
@@ -39,7 +39,7 @@ class _Plan(NamedTuple):
 def runs_as_chain(stages: Sequence[Stage], x: torch.Tensor) -> bool:
     """Return whether :func:`run_chain` stands for the layers here: in training, on a CPU."""
     norms = all(stage.norm.training or stage.norm.running_mean is None for stage in stages)
-    return norms and x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    return norms and x.device.type == "cpu" and with_gradients()
 
 
 def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -88,6 +88,11 @@ def _torchs_gradients(
     )
 
 
+def with_gradients() -> bool:
+    """Return whether gradients may be computed, and nobody writes down what runs: an export, a trace."""
+    return torch.is_grad_enabled() and not torch.compiler.is_exporting() and not torch.jit.is_tracing()
+
+
 def is_last(x: torch.Tensor) -> bool:
     """Return whether the channels of ``x`` lie next to each other in memory."""
     return x.stride(1) == 1 and x.shape[1] > 1
@@ -235,7 +240,7 @@ class FastConv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution, as ``nn.Conv2d`` does."""
         ours = input.device.type == "cpu" or self.frozen
-        if not ours or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if not ours or not with_gradients():
             return super().forward(input)
         (input,), weight = autocast(input), self.cast_weight(self.weight)
         x = _ConvolutionFunction.apply(input, weight, self.how)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nni_plugins.supernet.convolution import Convolution, convolve, grad_input
+from nni_plugins.supernet.convolution import Convolution, convolve, grad_input, with_gradients
 
 
 class FastMaxPool2d(nn.MaxPool2d):
@@ -20,7 +20,8 @@ class FastMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the maxima, in the memory format of ``input``."""
-        if input.device.type != "cpu" or torch.compiler.is_exporting() or not input.is_contiguous():
+        written_down = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        if input.device.type != "cpu" or written_down or not input.is_contiguous():
             return super().forward(input)
         return super().forward(input.contiguous(memory_format=torch.channels_last)).contiguous()
 
@@ -30,7 +31,7 @@ class FastAvgPool2d(nn.AvgPool2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the averages, in the memory format of ``input``."""
-        if input.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        if input.device.type != "cpu" or not with_gradients():
             return super().forward(input)
         kernel, stride, padding = (int(size) for size in (self.kernel_size, self.stride, self.padding))  # type: ignore[arg-type]
         return _Average.apply(input, kernel, Convolution((stride,) * 2, (padding,) * 2, (1, 1), input.shape[1]))

@@ -21,7 +21,7 @@ _COUNTING = (nn.BatchNorm2d, MutableBatchNorm2d)
 
 def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
-    if is_narrow(x) and runs_as_chain([alone := Stage([], norm)], x):
+    if runs_as_chain([alone := Stage([], norm)], x) and is_narrow(x):
         return run_chain([alone], x, weight)
     scale: torch.Tensor | None = norm.weight
     shift: torch.Tensor | None = norm.bias
@@ -39,7 +39,7 @@ class UncountedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the normalised ``input``, as ``nn.BatchNorm2d`` does."""
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
             return super().forward(input)
         self._check_input_dim(input)
         return scaled_batch_norm(self, input)

@@ -123,12 +123,12 @@ def test_a_trial_that_was_killed_is_finished_by_hand_from_its_checkpoint(tmp_pat
         before = [json.loads(json.loads(metric["data"])) for metric in metrics]
     assert 1 <= len(before) < 3, "it was killed in mid-search"
 
-    parameters = json.loads(killed["hyperParameters"][0])["parameters"]
-    chosen = f"--strategy {parameters['strategy']} --seed {parameters['seed']}"
-    by_hand = f"NNI_OUTPUT_DIR={killed['logPath']} {trial_command(tmp_path, tiny_data)} {chosen}"
+    by_hand = f"NNI_OUTPUT_DIR={killed['logPath']} {trial_command(tmp_path, tiny_data)}"
     subprocess.run(["sh", "-c", by_hand], env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
 
-    (report,) = (tmp_path / "exported").glob("STANDALONE-*/report.json")
-    history = json.loads(report.read_text())["search_history"]
+    parameters = json.loads(killed["hyperParameters"][0])["parameters"]
+    report = json.loads((tmp_path / "exported" / f"{experiment.id}-{trial['trialJobId']}" / "report.json").read_text())
+    assert (report["settings"]["strategy"], report["seed"]) == (parameters["strategy"], parameters["seed"])
+    history = report["search_history"]
     assert [epoch["epoch"] for epoch in history] == [0, 1, 2]
     assert history[0]["seconds"] == before[0]["seconds"], "the first epoch was not searched again"

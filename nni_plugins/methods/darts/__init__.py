@@ -14,6 +14,8 @@ _PC_DARTS_EVALUATION = OnSpace(
 )
 _ROBUST_DARTS = {space: OnSpace() for space in ("s1", "s2", "s3", "s4")}
 
+_PC_DARTS_QUICK = MappingProxyType({**DECIDES_AFTER_WARMUP, "epochs": 8})
+"""After five epochs, two of them without alpha, the supernet is at 53 % on digits; after eight at 80 %."""
 _RANDOM_FEATURES_QUICK = MappingProxyType(
     {"epochs": 8, "arch_learning_rate": 0.05, "trains": "BatchNormOnly(train_classifier=True)"}
 )
@@ -47,7 +49,7 @@ SPECS = (
         papers=("1907.05737",),
         search=_PC_DARTS_SEARCH,
         spaces={"darts": _PC_DARTS_EVALUATION},
-        quick=DECIDES_AFTER_WARMUP,
+        quick=_PC_DARTS_QUICK,
     ),
     MethodSpec(
         name="rf_darts",
