@@ -14,9 +14,8 @@ import torch
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "exported" / "example"
-BACKBONE, TIMM = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "transfer.md").read_text(), flags=re.DOTALL
-)
+DOCUMENT = (ROOT / "docs" / "how-to" / "transfer.md").read_text()
+BACKBONE, TIMM = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
