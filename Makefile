@@ -41,8 +41,8 @@ lint: $(INSTALLED) ## check style, formatting and types
 	$(VENV)/bin/mypy nni_plugins search_spaces tests benchmarks docs
 
 # Without network, and every warning is an error: a broken link, a name that does not exist, a notebook that fails.
-docs: $(INSTALLED_DOCS) ## build the documentation into docs/_build; open docs/_build/docs/index.html
-	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build
+docs: $(INSTALLED_DOCS) ## build the documentation into docs/_build; open docs/_build/html/index.html
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build/html
 
 bench: $(INSTALLED) ## time and memory of a search step, beside NNI's own DARTS
 	$(VENV)/bin/python benchmarks/search_step.py

@@ -6,6 +6,7 @@ place here and on the repository's host. No network is needed; whatever Sphinx w
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -13,7 +14,10 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +31,7 @@ author = "The authors of nni-plugins"
 release = version = installed_version("nni-plugins")
 
 root_doc = "docs/index"
-include_patterns = ["docs/**", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "exported/README.md"]
+include_patterns = ["docs/**", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
 exclude_patterns = ["docs/_build", ".*", "data", "build", "dist", "**/.ipynb_checkpoints"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
@@ -36,6 +40,7 @@ html_theme = "furo"
 html_title = f"nni-plugins {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = ["_site"]
 html_copy_source = False
 
 myst_enable_extensions = ["colon_fence"]
@@ -50,7 +55,9 @@ nb_merge_streams = True
 
 copybutton_exclude = ".linenos, .gp, .go"
 
-autodoc_default_options = {"members": True}
+# What a package's __init__ imports is documented where it is defined.
+autodoc_default_options = {"members": True, "ignore-module-all": True}
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -58,6 +65,13 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
+
+# Names of ours that a docstring refers to exist. Those of other packages are not looked up: that takes the network.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!nni_plugins\b|search_spaces\b).*"),
+    (r"py:class", r".*\.(_\w+|\w+Type|Result|Self)"),  # private bases and type variables, in signatures
+]
 
 
 def expand_page(app: Sphinx, name: str, source: list[str]) -> None:
@@ -80,7 +94,24 @@ def _before_literal_block(paragraph: re.Match[str]) -> str:
     return f"{paragraph[1]}::\n\n" if ends_in_colon else f"{paragraph[1]}\n\n::\n\n"
 
 
+def follow_import(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.TextElement
+) -> nodes.reference | None:
+    """Resolve a name by which a package offers what one of its modules defines."""
+    package, _, name = node["reftarget"].rpartition(".")
+    if node.get("refdomain") != "py" or not package.startswith(("nni_plugins", "search_spaces")):
+        return None
+    try:
+        found = getattr(importlib.import_module(package), name)
+        defined = f"{found.__module__}.{found.__qualname__}"
+    except (ImportError, AttributeError):
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], defined, node, contents)
+
+
 def setup(app: Sphinx) -> None:
     """Connect what the pages need."""
     app.connect("source-read", expand_page)
     app.connect("autodoc-process-docstring", set_off_equations, priority=100)  # before napoleon
+    app.connect("missing-reference", follow_import)

@@ -99,7 +99,8 @@ def toy(words: Sequence[str]) -> list[str]:
     small = ["digits" if word == "cifar10" else word for word in words if word != "--download"]
     command = small[0]
     if command == "latency":
-        return [*small, "--networks", "2", "--runs", "2", "--set", "net.channels=4"]
+        sizes = [f"{name}={value}" for name, value in _SIZES["bcnn"].items() if name.startswith("net.")]
+        return [*small, "--networks", "2", "--runs", "2", *(word for size in sizes for word in ("--set", size))]
     if command == "variants":
         return [*small, "--runs", "2", "--threads", "1", "--only", "float32", "int8", "float16", "pytorch"]
     if command not in ("search", "retrain"):
