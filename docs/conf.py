@@ -36,6 +36,8 @@ exclude_patterns = ["docs/_build", ".*", "data", "build", "dist", "**/.ipynb_che
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 
+highlight_language = "none"  # of literal blocks in docstrings: equations and commands
+
 html_theme = "furo"
 html_title = f"nni-plugins {release}"
 html_static_path = ["_static"]

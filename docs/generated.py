@@ -180,12 +180,11 @@ def preset(*strategies: str) -> str:
         sections = published(spec, space)
         values = dict(spec.load_strategy().preset) | sections["search"]
         values |= {f"retrain.{key}": value for key, value in sections["retrain"].items()}
-        columns[name] = {"space of the paper": space} | {key: str(plain_value(value)) for key, value in values.items()}
-        columns[name] |= {f"{key}, on digits": str(plain_value(value)) for key, value in spec.quick.items()}
+        columns[name] = {"space of the paper": space}
+        columns[name] |= {f"`{key}`": str(plain_value(value)) for key, value in values.items()}
+        columns[name] |= {f"`{key}` on digits": str(plain_value(value)) for key, value in spec.quick.items()}
     names = dict.fromkeys(key for values in columns.values() for key in values)
-    rows = [
-        (f"`{key}`", *(f"`{values[key]}`" if key in values else "" for values in columns.values())) for key in names
-    ]
+    rows = [(key, *(f"`{values[key]}`" if key in values else "" for values in columns.values())) for key in names]
     return _table(("setting", *(f"`{name}`" for name in strategies)), rows)
 
 

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,48 +81,58 @@ def command_lines(code: str) -> list[list[str]]:
     return [words for words in lines if words]
 
 
-_SMALLER = {
-    "epochs": "1", "batch_size": "32", "lr": "0.05", "weights_fraction": "0.1", "architecture_fraction": "0.1",
-    "consistency_batches": "1",
-    "retrain.epochs": "1", "retrain.batch_size": "64", "retrain.lr": "0.05", "retrain.cutout": "0",
+_TRAINING = {
+    "epochs": "1", "lr": "0.05", "consistency_batches": "1", "retrain.epochs": "1", "retrain.lr": "0.05",
+    "retrain.cutout": "0",
 }  # fmt: skip
-_SIZES = {
-    "bcnn": {"space.channels": "4", "net.channels": "4", "net.deep_cells": "0", "net.enhancement_cells": "1"},
-    "nasbench201": {"space.channels": "4", "space.num_cells": "1", "net.channels": "4", "net.num_cells": "1"},
-    "cells": {"space.channels": "4", "space.layers": "3", "net.channels": "4", "net.layers": "3"},
+_ON_DIGITS = {
+    "batch_size": "16",
+    "weights_fraction": "0.05",
+    "architecture_fraction": "0.05",
+    "retrain.batch_size": "256",
 }
-"""By space; those of DARTS are all of one kind."""
+_ON_OWN_DATA = {"batch_size": "8", "retrain.batch_size": "16"}
+_BROAD = {"space.channels": "4", "net.channels": "4", "net.deep_cells": "0", "net.enhancement_cells": "1"}
+_DARTS = {"space.channels": "4", "space.layers": "3", "net.channels": "4", "net.layers": "3"}
+_SIZES = {
+    "bcnn": _BROAD,
+    "nasbench201": {"space.channels": "4", "space.cells": "1", "net.channels": "4", "net.cells": "1"},
+    **dict.fromkeys(("darts", "darts_any", "s2"), _DARTS),
+}
 
 
 def toy(words: Sequence[str]) -> list[str]:
     """Arguments of ``nni-plugins`` with the data and the sizes of a test; what the document sets is not changed."""
     small = ["digits" if word == "cifar10" else word for word in words if word != "--download"]
-    command = small[0]
-    if command == "latency":
-        sizes = [f"{name}={value}" for name, value in _SIZES["bcnn"].items() if name.startswith("net.")]
-        return [*small, "--networks", "2", "--runs", "2", *(word for size in sizes for word in ("--set", size))]
+    command, options = small[0], dict(itertools.pairwise(small))
     if command == "variants":
         return [*small, "--runs", "2", "--threads", "1", "--only", "float32", "int8", "float16", "pytorch"]
-    if command not in ("search", "retrain"):
-        return small
-    options = dict(itertools.pairwise(small))
-    if command == "search":
-        space = options.get("--space", "bcnn")
-        settings = {**_SMALLER, **({} if ":" in space else _SIZES.get(space, _SIZES["cells"]))}
-        if options.get("--strategy") == "relative_nas":
-            settings["population_size"] = "2"
-            del settings["consistency_batches"]
+    if command == "latency":
+        small += ["--networks", "2", "--runs", "2"]
+        settings = _starting(_BROAD, "net.")
+    elif command in ("search", "retrain"):
+        settings = _TRAINING | (_ON_DIGITS if options.get("--data", "digits") == "digits" else _ON_OWN_DATA)
+        if command == "search":
+            settings |= _SIZES.get(options.get("--space", "bcnn"), {})
+            if options.get("--strategy") == "relative_nas":
+                settings = {**settings, "population_size": "2"}
+                del settings["consistency_batches"]
+        else:
+            published = not Path(small[1]).exists()
+            settings = _starting(settings, "retrain.") | (_starting(_BROAD, "net.") if published else {})
+            if "--epoch" in options:
+                small[small.index("--epoch") + 1] = "1"
     else:
-        published = not Path(small[1]).exists()
-        smaller = {**_SMALLER, **(_SIZES["bcnn"] if published else {})}
-        settings = {name: value for name, value in smaller.items() if name.startswith(("retrain.", "net."))}
-        if "--epoch" in options:
-            small[small.index("--epoch") + 1] = "2"  # exported/example has five
+        return small
     given = {value.partition("=")[0] for option, value in itertools.pairwise(small) if option == "--set"}
     for name, value in settings.items():
         if name not in given:
             small += ["--set", f"{name}={value}"]
     return small
+
+
+def _starting(settings: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name: value for name, value in settings.items() if name.startswith(prefix)}
 
 
 class Session:
