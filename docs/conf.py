@@ -45,7 +45,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["_site"]
 html_copy_source = False
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["deflist", "html_image"]
 myst_heading_anchors = 4
 
 # The notebook is executed by the build, so that what it shows is what the code does now.
