@@ -38,14 +38,17 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 
 highlight_language = "none"  # of literal blocks in docstrings: equations and commands
 
+smartquotes = False  # which would make a dash of the two of an option
+
 html_theme = "furo"
 html_title = f"nni-plugins {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["_site"]
 html_copy_source = False
+html_show_copyright = False
 
-myst_enable_extensions = ["deflist", "html_image"]
+myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 4
 
 # The notebook is executed by the build, so that what it shows is what the code does now.

@@ -52,7 +52,13 @@ def modules(*packages: str) -> str:
         f"## {name}\n\n" + _rst(f".. automodule:: {name}\n   :show-inheritance:")
         for package in packages
         for name in module_names(package)
+        if _source(name).read_text().strip()
     )
+
+
+def _source(module: str) -> Path:
+    place = ROOT.joinpath(*module.split("."))
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def module_names(package: str) -> Iterator[str]:
