@@ -79,11 +79,8 @@ def commands() -> str:
 
     whole = cli.build_parser()
     (subparsers,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
-    own = {"check": check.build_parser()}  # it stands alone, where neither torch nor NNI is installed
-    sections = [
-        _command(f"nni-plugins {name}", own.get(name, parser), title=name)
-        for name, parser in subparsers.choices.items()
-    ]
+    parsers = {**subparsers.choices, "check": check.build_parser()}  # which stands alone, without torch and NNI
+    sections = [_command(f"nni-plugins {name}", parser, title=name) for name, parser in parsers.items()]
     return "\n\n".join([*sections, _command("python -m nni_plugins.trial", trial.build_parser(), title="A trial")])
 
 

@@ -55,7 +55,7 @@ def strings_of_the_code() -> str:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else " " for p in node.values))
+                    found.append("".join(str(p.value) if isinstance(p, ast.Constant) else " " for p in node.values))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(node.value)
     return "\n".join(found)
