@@ -54,7 +54,7 @@ myst_heading_anchors = 4
 # The notebook is executed by the build, so that what it shows is what the code does now.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # on a machine that is busy with other work
 nb_execution_in_temp = True
 nb_merge_streams = True
 
