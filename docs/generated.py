@@ -48,12 +48,13 @@ def docstring(name: str) -> str:
 
 def modules(*packages: str) -> str:
     """Return the API of every module of ``packages``."""
-    return "\n\n".join(
-        f"## {name}\n\n" + _rst(f".. automodule:: {name}\n   :show-inheritance:")
-        for package in packages
-        for name in module_names(package)
-        if _source(name).read_text().strip()
-    )
+    return "\n\n".join(_module(name) for package in packages for name in module_names(package))
+
+
+def _module(name: str) -> str:
+    # A package whose __init__ is empty is there to be referred to, and has nothing to read.
+    title = f"## {name}\n\n" if _source(name).read_text().strip() else ""
+    return title + _rst(f".. automodule:: {name}\n   :show-inheritance:")
 
 
 def _source(module: str) -> Path:
