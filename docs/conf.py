@@ -80,8 +80,11 @@ nitpick_ignore_regex = [
 
 
 def expand_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Replace what a page asks of the code."""
-    source[0] = expanded(source[0])
+    """Replace what a page asks of the code; such a page is read anew by every build."""
+    text = expanded(source[0])
+    if text != source[0]:
+        app.env.note_reread()
+    source[0] = text
 
 
 def set_off_equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
