@@ -87,10 +87,10 @@ class TestBlocks:
         with pytest.raises(AssertionError):
             check_words(command.split())
 
-    def test_what_a_document_sets_stays_at_toy_size(self) -> None:
-        small = toy(["search", "--data", "cifar10", "--download", "--set", "epochs=3", "--out", "x"])
-        assert small[:7] == ["search", "--data", "digits", "--set", "epochs=3", "--out", "x"]
-        assert "epochs=1" not in small and "retrain.epochs=1" in small
+    def test_what_a_document_sets_stays_at_toy_size_but_for_epochs(self) -> None:
+        small = toy(["search", "--data", "cifar10", "--download", "--set", "lr=0.1", "--set", "epochs=3", "--out", "x"])
+        assert small[:9] == ["search", "--data", "digits", "--set", "lr=0.1", "--set", "epochs=1", "--out", "x"]
+        assert "lr=0.05" not in small and small.count("epochs=1") == 1 and "retrain.epochs=1" in small
 
     def test_comments_and_continued_lines(self) -> None:
         assert command_lines("one two # three\n\n# four\nfive \\\n  'six seven'\n") == [
