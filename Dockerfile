@@ -1,4 +1,4 @@
-# The image that trials run in, with the versions of constraints.txt (docs/kubernetes.md). For a CPU:
+# The image that trials run in, with the versions of constraints.txt (docs/how-to/kubernetes.md). For a CPU:
 #
 #   docker build --build-arg DEVICE=cpu -t registry.example.org/nni-plugins:cpu .
 #

@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 # uv and not pip: where pip is offered a CPU build of torch, torchvision's wheel still wants the CUDA build and cannot
 # load, while uv resolves a pair that fits. Where there is no uv, one is put into .uv.
 UV := $(or $(shell uv --version >/dev/null 2>&1 && command -v uv),.uv/bin/uv)
@@ -19,7 +20,7 @@ export UV_SYSTEM_CERTS ?= 1
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,18 +38,26 @@ test: $(INSTALLED) ## run all tests (PYTEST_ARGS="-k cell" picks some)
 lint: $(INSTALLED) ## check style, formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy nni_plugins search_spaces tests benchmarks
+	$(VENV)/bin/mypy nni_plugins search_spaces tests benchmarks docs
+
+# Without network, and every warning is an error: a broken link, a name that does not exist, a notebook that fails.
+docs: $(INSTALLED_DOCS) ## build the documentation into docs/_build; open docs/_build/html/index.html
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_build/html
 
 bench: $(INSTALLED) ## time and memory of a search step, beside NNI's own DARTS
 	$(VENV)/bin/python benchmarks/search_step.py
 
 clean: ## remove caches and build products; keeps .venv, data and exported
-	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info docs/_build
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt | $(filter .uv/%,$(UV))
 	test -x $(VENV)/bin/python || $(UV) venv --allow-existing --python "$(PYTHON)" $(VENV)
 	$(UV) pip install --python $(VENV)/bin/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(UV) pip install --python $(VENV)/bin/python -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 # Debian's python3 has no ensurepip until python3-venv is installed.

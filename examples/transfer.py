@@ -6,7 +6,8 @@
 
 Each trains the same heads twice, on the backbone as the folder has it and on the same backbone untrained, and
 prints what both reach on pictures that were not trained on, beside an answer that does not look at the picture; and
-writes a picture of the predictions. Everything is seeded. docs/transfer.md says what to change for data of your own.
+writes a picture of the predictions. Everything is seeded. docs/how-to/transfer.md says what to change for data of your
+own.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def make_operation(name: str, channels: int, stride: int, *, search: bool) -> nn
     Parameters
     ----------
     name
-        One of :data:`search_spaces.DARTS_OPERATIONS`; ``noise`` (S4); ``conv_1x1`` or ``conv_3x3`` (NAS-Bench-201).
+        One of :data:`search_spaces.operation_names.DARTS_OPERATIONS`; ``noise`` (S4); ``conv_1x1`` or ``conv_3x3``
+        (NAS-Bench-201).
     channels
         Channels of input and output.
     stride

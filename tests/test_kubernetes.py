@@ -1,4 +1,4 @@
-"""What of docs/kubernetes.md can be checked without a cluster: the image's recipe and the example's paths."""
+"""What of docs/how-to/kubernetes.md can be checked without a cluster: the image's recipe and the example's paths."""
 
 from __future__ import annotations
 

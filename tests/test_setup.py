@@ -55,7 +55,8 @@ class TestVersions:
     def test_every_range_holds_the_tested_version(
         self, project: dict[str, Any], constraints: dict[str, Requirement]
     ) -> None:
-        for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        extras = project["optional-dependencies"]
+        for line in [*project["dependencies"], *extras["dev"], *extras["docs"]]:
             requirement = Requirement(line)
             tested = str(constraints[canonicalize_name(requirement.name)].specifier).removeprefix("==")
             assert tested in requirement.specifier, line
@@ -216,11 +217,12 @@ class TestMakefile:
 
     def test_help_names_every_target(self, copy: Path) -> None:
         listed = re.findall(r"^  make (\w+) ", make(copy).stdout, flags=re.MULTILINE)
-        assert listed == ["help", "demo", "test", "lint", "bench", "clean"]
+        assert listed == ["help", "demo", "test", "lint", "docs", "bench", "clean"]
 
 
 def test_ci_can_be_run() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
-    assert [line.split()[-1] for line in script.read_text().splitlines() if line.startswith("make")] == ["lint", "test"]
+    commands = [line.split()[-1] for line in script.read_text().splitlines() if line.startswith("make")]
+    assert commands == ["lint", "docs", "test"]

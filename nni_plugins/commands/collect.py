@@ -12,7 +12,7 @@ PARSER = {
         "every trial of an experiment on remote machines; each file is checked by its SHA-256. Run it again to fetch "
         "the rest after a broken connection, or what is new."
     ),
-    "epilog": "Run it where the experiment was started. docs/remote_machines.md tells all of it.",
+    "epilog": "Run it where the experiment was started. docs/how-to/remote_machines.md tells all of it.",
 }
 
 

@@ -71,7 +71,7 @@ class ImageSet(Protocol):
         augmented: bool | None = None,
         channels_last: bool = False,
     ) -> EpochLoader:
-        """Return the batches of one part; see :meth:`nni_plugins.data.ImageData.loader`."""
+        """Return the batches of one part; see :meth:`nni_plugins.data.images.ImageData.loader`."""
 
 
 def class_names_of(data: ImageSet) -> tuple[str, ...]:

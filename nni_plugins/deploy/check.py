@@ -358,8 +358,8 @@ def print_report(report: DeploymentReport, folder: str | Path) -> None:
         console.print("[green]PASSED[/green]")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the check; returns 0 if it passed, 1 if not, 2 for a wrong argument."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of the check."""
     parser = argparse.ArgumentParser(
         prog="nni-plugins check",
         description=f"Check that {MODEL_FILE} in an exported folder is intact and agrees with PyTorch on the real "
@@ -375,7 +375,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads of onnxruntime (default: %(default)s)")
     parser.add_argument("--latency-runs", type=int, default=200, help="timed runs on one image (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the check; returns 0 if it passed, 1 if not, 2 for a wrong argument."""
+    arguments = build_parser().parse_args(argv)
     try:
         report = check_deployment(
             arguments.folder,

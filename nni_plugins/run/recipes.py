@@ -14,18 +14,22 @@ class Recipe(Checked):
 
     Parameters
     ----------
-    epochs, batch_size
-        Length of the training and images per step.
-    lr, lr_warmup_epochs
-        Learning rate at the start, and epochs of linear warm-up to it.
+    epochs
+        Length of the training.
+    batch_size
+        Images per step.
+    lr
+        Learning rate at the start.
     schedule
         How it falls from there: ``cosine`` or ``linear`` to ``lr_min``, or ``exponential``, by ``lr_decay`` an epoch.
     lr_min
         Learning rate at the end of a cosine or a line.
     lr_decay
         Factor of an exponential schedule.
+    lr_warmup_epochs
+        Epochs of linear warm-up to ``lr``.
     momentum, nesterov, weight_decay
-        SGD.
+        Those of SGD.
     label_smoothing
         Share of the target spread over all classes.
     precision

@@ -26,8 +26,8 @@ class RecordedShape:
 def load_net(folder: str | Path) -> nn.Module:
     """Return the trained network of a result folder, on the CPU and in evaluation mode.
 
-    It takes images as ``docs/using_a_result.md`` prepares them and returns logits, (batch, classes); a network with
-    an auxiliary head returns two of them in training mode. A space of your own has to be allowed first:
+    It takes images as ``docs/how-to/using_a_result.md`` prepares them and returns logits, (batch, classes); a network
+    with an auxiliary head returns two of them in training mode. A space of your own has to be allowed first:
     ``nni_plugins.tools.own_code.allow("my_module:MySpace", "search space")``.
 
     Parameters

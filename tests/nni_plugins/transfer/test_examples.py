@@ -1,4 +1,4 @@
-"""examples/transfer.py at toy size, its metrics by hand, and the code of docs/transfer.md as it stands there."""
+"""examples/transfer.py at toy size, its metrics by hand, and the code of docs/how-to/transfer.md as it stands there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "exported" / "example"
-BACKBONE, TIMM = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "transfer.md").read_text(), flags=re.DOTALL)
+DOCUMENT = (ROOT / "docs" / "how-to" / "transfer.md").read_text()
+BACKBONE, TIMM = re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")

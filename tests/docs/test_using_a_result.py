@@ -1,4 +1,4 @@
-"""The code of docs/using_a_result.md, run as it stands there."""
+"""The code of docs/how-to/using_a_result.md, run as it stands there."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 
 from nni_plugins.data import load_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STANDALONE, CLASSIFY, FINE_TUNE, WRITE_PROGRAM, RUN_PROGRAM = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs" / "using_a_result.md").read_text(), flags=re.DOTALL
+    r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "using_a_result.md").read_text(), flags=re.DOTALL
 )
 OURS = ("nni", "nni_plugins", "search_spaces")
 
