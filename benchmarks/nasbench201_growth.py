@@ -321,13 +321,15 @@ def markdown(growth: Growth, outcomes: Outcomes) -> str:
     arguments, table = growth.arguments, growth.table
     groups, long = grouped(outcomes), grouped(outcomes, long=True)
     images = len(growth.data[arguments.size[0]].x_train)
-    machines = "; ".join(sorted({outcome["machine"] for outcome in outcomes.values()}))
+    machines = sorted({outcome["machine"] for outcome in outcomes.values()})
     lines = [
         "# NAS-Bench-201 as the supernet grows",
         "",
         f"{Path(arguments.data).name}, {images:,} training images; {arguments.epochs} epochs, batch {arguments.batch}, "
         f"weights' learning rate {arguments.lr:g}, path of alpha {arguments.path:g}; RelativeNAS: "
-        f"{arguments.generations} generations of {arguments.population}. {machines}.",
+        f"{arguments.generations} generations of {arguments.population}. {'; '.join(machines)}",
+        "",
+        f"{len(outcomes)} of {sum(1 for _ in growth.searches())} searches are done; the same command resumes.",
         "",
         "Test accuracy of the last epoch's cell in the table, percent; mean ± standard deviation over seeds. A cell at "
         f"random has {table.accuracy['cifar10'].mean():.2f}, the best one {table.accuracy['cifar10'].max():.2f} on "

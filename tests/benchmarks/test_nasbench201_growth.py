@@ -67,6 +67,7 @@ def test_growth_on_digits(table: Path, tmp_path: Path) -> None:
     assert len(results["darts", 3]["cells"]) == len(results["rf_darts", 3]["cells"]) == 3
     for name in ("nasbench201_growth", "nasbench201_growth_ranking", "nasbench201_growth_collapse"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{len(pieces)} of {len(pieces)} searches are done" in page
     last = results["rf_darts", 2]["cifar10"][-1]
     assert f"| C=2 N=1 8x8 | RF-DARTS | {last:.2f} |" in page
     assert f"| C=2 N=1 8x8 | {last - results['darts', 2]['cifar10'][-1]:.2f} |" in page
@@ -111,7 +112,7 @@ def test_hours_end_a_run(table: Path, tmp_path: Path) -> None:
     growth = grow(table, tmp_path, "--hours", "0", "--long", "0")
     with pytest.raises(TimeIsUp):
         growth.run()
-    assert "# NAS-Bench-201 as the supernet grows" in write_results(growth).read_text()
+    assert "\n0 of 7 searches are done; the same command resumes.\n" in write_results(growth).read_text()
 
 
 def test_a_long_search_is_longer(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
