@@ -195,6 +195,7 @@ def test_an_ended_and_resumed_experiment_ends_with_the_population_of_an_uninterr
     # The trials from parameter id 8 on, in the second generation, wait to be let go; one before has failed there.
     workplace.wait(lambda: len(workplace.trials("SUCCEEDED", "FAILED")) == 8 and workplace.trials("RUNNING"))
     done = {trial["trialJobId"]: trial["status"] for trial in workplace.trials("SUCCEEDED", "FAILED")}
+    cut_off = {trial["trialJobId"] for trial in workplace.trials("RUNNING")}
     if end == "stop":
         workplace.stop()
         assert json.loads(record.read_text())["generation"] == 1
@@ -209,7 +210,10 @@ def test_an_ended_and_resumed_experiment_ends_with_the_population_of_an_uninterr
     trials = workplace.trials()
     workplace.stop()
     assert done.items() <= {trial["trialJobId"]: trial["status"] for trial in trials}.items(), "nothing is lost"
-    answered = [trial["hyperParameters"][0] for trial in trials if trial["status"] in ("SUCCEEDED", "FAILED")]
+    # NNI calls a trial that it ends itself canceled or, on a busy machine, failed
+    ended = [trial for trial in trials if trial["status"] == "FAILED" and trial["trialJobId"] not in cut_off]
+    ended += [trial for trial in trials if trial["status"] == "SUCCEEDED"]
+    answered = [trial["hyperParameters"][0] for trial in ended]
     numbers = [json.loads(each)["parameter_id"] for each in answered]
     assert len(numbers) == len(set(numbers)), "nothing is done twice"
 
