@@ -12,7 +12,7 @@ import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -75,7 +75,7 @@ python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!nni_plugins\b|search_spaces\b).*"),
-    (r"py:class", r".*\.(_\w+|\w+Type|Result|Self)"),  # private bases and type variables, in signatures
+    (r"py:class", r".*\._\w+"),  # private bases
 ]
 
 
@@ -104,13 +104,15 @@ def _before_literal_block(paragraph: re.Match[str]) -> str:
 
 def follow_import(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.TextElement
-) -> nodes.reference | None:
+) -> nodes.Element | None:
     """Resolve a name by which a package offers what one of its modules defines."""
     package, _, name = node["reftarget"].rpartition(".")
     if node.get("refdomain") != "py" or not package.startswith(("nni_plugins", "search_spaces")):
         return None
     try:
         found = getattr(importlib.import_module(package), name)
+        if isinstance(found, TypeVar):  # of a signature; it has no page
+            return contents
         defined = f"{found.__module__}.{found.__qualname__}"
     except (ImportError, AttributeError):
         return None
