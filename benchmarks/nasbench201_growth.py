@@ -12,9 +12,10 @@ All gradient searches have one architecture learning rate, the long ones too: ``
 Adam moves alpha by at most about its rate a step, so that the path says how far alpha could go; the published search
 has 3e-4 over 50 epochs of 390 steps, 5.9.
 
-Every search has a process of its own and one thread. One that is done is kept under ``OUTPUT/pieces``, one that is
-interrupted resumes after its last epoch; the first seed of all sizes comes first, small sizes before large ones. Tables
-and pictures are made of what there is.
+Every search has a process of its own and one thread. One that is done is kept under ``OUTPUT/pieces`` by all settings
+that it depends on (a version of the package with further settings begins anew), one that is interrupted resumes after
+its last epoch; the first seed of all sizes comes first, small sizes before large ones. Tables and pictures are made of
+what there is.
 """
 
 from __future__ import annotations
@@ -321,13 +322,13 @@ def markdown(growth: Growth, outcomes: Outcomes) -> str:
     arguments, table = growth.arguments, growth.table
     groups, long = grouped(outcomes), grouped(outcomes, long=True)
     images = len(growth.data[arguments.size[0]].x_train)
-    machines = sorted({outcome["machine"] for outcome in outcomes.values()})
+    machines = sorted({f" {outcome['machine']}." for outcome in outcomes.values()})
     lines = [
         "# NAS-Bench-201 as the supernet grows",
         "",
         f"{Path(arguments.data).name}, {images:,} training images; {arguments.epochs} epochs, batch {arguments.batch}, "
         f"weights' learning rate {arguments.lr:g}, path of alpha {arguments.path:g}; RelativeNAS: "
-        f"{arguments.generations} generations of {arguments.population}. {'; '.join(machines)}",
+        f"{arguments.generations} generations of {arguments.population}.{''.join(machines)}",
         "",
         f"{len(outcomes)} of {sum(1 for _ in growth.searches())} searches are done; the same command resumes.",
         "",
