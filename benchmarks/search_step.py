@@ -6,8 +6,9 @@
 
 Every contender runs in a process of its own, in turn, for several rounds; same space, batch and evaluator.
 Reported: median seconds of a step, and CPU seconds, which tell more on a machine that others use as well; the share of
-it that deriving the connections takes; peak memory above what the process held before the first step; and by how much
-the first two steps were longer (compilation, from an empty cache).
+it that deriving the connections takes; peak memory above what the process held before the first step; by how much the
+first two steps were longer (compilation, from an empty cache); and the step at the machine's limit: nothing but its
+multiplications, or nothing but moving every operation's input and output, at the pace of a plain product and copy.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 NNI = "NNI DARTS"
-MEDIANS = ("seconds", "cpu_seconds", "start")
+MEDIANS = ("seconds", "cpu_seconds", "start", "multiplying", "moving")
 
 CASES: dict[str, dict[str, Any]] = {
     "darts": {
@@ -41,6 +42,11 @@ CASES: dict[str, dict[str, Any]] = {
         "title": "BCNN, C=16, batch 64, 32x32",
         "batch": 64,
         "contenders": [NNI, "BNASD", "BNASv2CLR", "BNASv2PC"],
+    },
+    "nasbench201": {
+        "title": "NAS-Bench-201, C=16, N=1, batch 64, 32x32",
+        "batch": 64,
+        "contenders": [NNI, "FirstOrderDARTS", "RFDARTS"],
     },
 }
 
@@ -60,9 +66,11 @@ class Variant(NamedTuple):
 def make_space(case: str) -> Any:
     from nni.nas.hub.pytorch import DARTS as HubDARTS
 
-    from search_spaces import BCNN
+    from search_spaces import BCNN, NASBench201
 
-    return HubDARTS(width=16, num_cells=8, dataset="cifar") if case == "darts" else BCNN(channels=16)
+    if case == "darts":
+        return HubDARTS(width=16, num_cells=8, dataset="cifar")
+    return BCNN(channels=16) if case == "bcnn" else NASBench201(channels=16, cells=1)
 
 
 def make_strategy(name: str) -> Any:
@@ -98,6 +106,7 @@ def measure(
     import torch
     from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 
+    from machine_limit import counted, machine_limit
     from memory import PeakMemory
 
     from nni_plugins.run.classifier import ImageClassifier
@@ -109,23 +118,30 @@ def measure(
     cuda = torch.cuda.is_available()
     torch.manual_seed(0)
     images = torch.utils.data.TensorDataset(
-        torch.randn(batch * (steps + 2), 3, side, side), torch.randint(0, 10, (batch * (steps + 2),))
+        torch.randn(batch * (steps + 3), 3, side, side), torch.randint(0, 10, (batch * (steps + 3),))
     )
 
     class Timer(pl.Callback):
         seconds: list[float] = []  # noqa: RUF012  one process, one timer
         cpu_seconds: list[float] = []  # noqa: RUF012
         memory: PeakMemory
+        peak: float
 
         def on_train_start(self, *_: Any) -> None:
             self.memory = PeakMemory()
 
         def on_train_batch_start(self, *_: Any) -> None:
+            if len(self.seconds) == steps + 2:  # the last step is counted and not timed
+                self.peak = self.memory.mb()
+                self.counting = counted()
+                self.work = self.counting.__enter__()
             self.started, self.cpu_started = self._now(), time.process_time()
 
         def on_train_batch_end(self, *_: Any) -> None:
             self.seconds.append(self._now() - self.started)
             self.cpu_seconds.append(time.process_time() - self.cpu_started)
+            if len(self.seconds) == steps + 3:
+                self.counting.__exit__(None, None, None)
 
         def _now(self) -> float:
             if cuda:
@@ -144,13 +160,16 @@ def measure(
     loader = DataLoader(images, batch_size=batch)
     module = ImageClassifier(SearchRecipe(epochs=1, lr=0.025), 10)
     strategy.mutate_evaluator(Lightning(module, trainer, loader, loader)).evaluate(supernet)
-    seconds = statistics.median(timer.seconds[2:])
+    seconds = statistics.median(timer.seconds[2:-1])
+    product, copy = machine_limit()
     return {
         "seconds": seconds,
-        "cpu_seconds": statistics.median(timer.cpu_seconds[2:]),
+        "cpu_seconds": statistics.median(timer.cpu_seconds[2:-1]),
         "start": sum(timer.seconds[:2]) - 2 * seconds,
         "derivation": derivation_seconds(supernet),
-        "peak_mb": timer.memory.mb(),
+        "peak_mb": timer.peak,
+        "multiplying": timer.work.flops / product,
+        "moving": timer.work.bytes / copy,
         "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
@@ -209,17 +228,18 @@ def table(title: str, rows: list[dict[str, Any]]) -> str:
         f"{title}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
         "",
         f"| strategy | s/step | faster than {base['name']} | CPU s/step | faster by CPU | peak MB | of its peak | "
-        "derivation | compilation, s |",
-        f"|{' --- |' * 9}",
+        "derivation | compilation, s | only multiplying, s | only moving, s |",
+        f"|{' --- |' * 11}",
     ]
     for row in rows:
         faster, of_cpu = (base[name] / row[name] for name in ("seconds", "cpu_seconds"))
         share = row["peak_mb"] / base["peak_mb"]
         derivation = "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}"
         start = f"{row['start']:.0f}" if row["compiled"] else ""
+        limits = f"{row['multiplying']:.3f} | {row['moving']:.3f}"
         lines.append(
             f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['cpu_seconds']:.3f} | {of_cpu:.2f}x | "
-            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {start} |"
+            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {start} | {limits} |"
         )
     return "\n".join(lines) + "\n"
 
