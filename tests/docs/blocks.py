@@ -109,7 +109,7 @@ def toy(words: Sequence[str]) -> list[str]:
     if command == "variants":
         return [*small, "--runs", "2", "--threads", "1", "--only", "float32", "int8", "float16", "pytorch"]
     if command == "latency":
-        small += ["--networks", "2", "--runs", "2"]
+        small += ["--networks", "6", "--runs", "20"]
         settings = _starting(_BROAD, "net.")
     elif command in ("search", "retrain"):
         settings = _TRAINING | (_ON_DIGITS if options.get("--data", "digits") == "digits" else _ON_OWN_DATA)
