@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nni_plugins.supernet.convolution import is_last
 from nni_plugins.supernet.operation import WeightedOperation
 from search_spaces.operations import InterleavedConv
 
@@ -149,10 +150,6 @@ def _convolution(copies: Sequence[nn.Conv2d], x: torch.Tensor, wide: bool) -> to
     return y + torch.cat(biases).to(y.dtype).view(-1, 1, 1) if biases else y
 
 
-def _is_last(x: torch.Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
 def _pointwise(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return a 1x1 convolution for each target as one batched matrix product.
 
@@ -165,7 +162,7 @@ def _pointwise(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
     targets, _, channels = weights.shape
     images, _, height, width = x.shape
-    if _is_last(x):
+    if is_last(x):
         pixels = x.permute(0, 2, 3, 1).reshape(-1, targets, channels).transpose(0, 1)
         y = (pixels @ weights.transpose(1, 2)).transpose(0, 1)
         return y.reshape(images, height, width, -1).permute(0, 3, 1, 2)
