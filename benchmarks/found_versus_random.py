@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 from nni_contenders import POPULATION, TOURNAMENT, evolve, random_cells
-from pieces import Clock, Pieces, TimeIsUp, Work
+from pieces import Clock, Pieces, Work, run_to_results
 from ranking import Trained, figures, picture, rank_test, seed_noise, table
 from searching import decision, prepare, search_arguments, small_images, without_cells
 
@@ -432,18 +432,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     prepare(NNI_DARTS_CODE)
-    try:
-        comparison = Comparison(arguments, small_images(arguments))
-        comparison.run()
-    except TimeIsUp:
-        print("The hours are over; the same command resumes.")
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(write_results(comparison).read_text())
-    for name in comparison.done.failed:
-        print(f"{name} failed, see above; the same command tries it again.", file=sys.stderr)
-    return int(bool(comparison.done.failed))
+    return run_to_results(lambda: Comparison(arguments, small_images(arguments)), write_results)
 
 
 if __name__ == "__main__":

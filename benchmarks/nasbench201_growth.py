@@ -39,7 +39,7 @@ import torch
 import warning_signs
 from nasbench201_contenders import GENERATION_TAU, ONE_SHOT_TAU
 from nasbench201_search import DATASETS, mean_and_spread, score_all
-from pieces import Clock, Pieces, TimeIsUp
+from pieces import Clock, Pieces, run_to_results
 from searching import prepare, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
@@ -518,18 +518,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     prepare(*CONTENDERS.values())
-    try:
-        growth = Growth(arguments)
-        growth.run()
-    except TimeIsUp:
-        print("The hours are over; the same command resumes.")
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(write_results(growth).read_text())
-    for name in growth.done.failed:
-        print(f"{name} failed, see above; the same command tries it again.", file=sys.stderr)
-    return int(bool(growth.done.failed))
+    return run_to_results(lambda: Growth(arguments), write_results)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import json
 import math
 import multiprocessing
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from nni_plugins.tools.atomic_files import atomic_write, strict_json
 
@@ -92,6 +93,35 @@ class Pieces:
         if process.exitcode:
             self.failed.append(name)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
+
+
+class Measurement(Protocol):
+    """All pieces of a benchmark."""
+
+    done: Pieces
+
+    def run(self) -> None:
+        """Do what is not done, until the hours are over (TimeIsUp)."""
+
+
+AnyMeasurement = TypeVar("AnyMeasurement", bound=Measurement)
+
+
+def run_to_results(make: Callable[[], AnyMeasurement], write_results: Callable[[AnyMeasurement], Path]) -> int:
+    """Do what is left of a measurement, write and print what there is; return the exit status."""
+    try:
+        measurement = make()
+        try:
+            measurement.run()
+        except TimeIsUp:
+            print("The hours are over; the same command resumes.")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(write_results(measurement).read_text())
+    for name in measurement.done.failed:
+        print(f"{name} failed, see above; the same command tries it again.", file=sys.stderr)
+    return int(bool(measurement.done.failed))
 
 
 def _do(work: Work, path: Path, folder: Path) -> None:

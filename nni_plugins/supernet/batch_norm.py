@@ -50,6 +50,17 @@ def running(norm: nn.BatchNorm2d) -> Running:
     return Running(norm.running_mean, norm.running_var, momentum or 0.0, norm.eps)
 
 
+def scale_and_shift(
+    norm: nn.BatchNorm2d, weight: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return those of ``weight * norm``, (channels,) each, None for 1 and 0; ``weight`` is (channels,) or None."""
+    scale: torch.Tensor | None = norm.weight
+    shift: torch.Tensor | None = norm.bias
+    if weight is None:
+        return scale, shift
+    return weight if scale is None else weight * scale, None if shift is None else weight * shift
+
+
 def normalise(
     z: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, moved: Running
 ) -> tuple[torch.Tensor, Statistics]:

@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from nni_plugins.supernet.autocast import autocast
-from nni_plugins.supernet.batch_norm import Running, Statistics, gradients, normalise, normalise_again, running
+from nni_plugins.supernet.batch_norm import (
+    Running,
+    Statistics,
+    gradients,
+    normalise,
+    normalise_again,
+    running,
+    scale_and_shift,
+)
 from nni_plugins.supernet.convolution import Convolution, FastConv2d, convolve, grad_input, grad_weight, with_gradients
 
 
@@ -57,15 +65,10 @@ def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | N
     plans: list[_Plan] = []
     tensors: list[torch.Tensor | None] = []
     for stage in stages:
-        norm = stage.norm
-        scale: torch.Tensor | None = norm.weight
-        shift: torch.Tensor | None = norm.bias
-        if stage is stages[-1] and weight is not None:
-            scale = weight if scale is None else weight * scale
-            shift = None if shift is None else weight * shift
         (x,) = autocast(x)
-        tensors += [*(conv.cast_weight(conv.weight) for conv in stage.convolutions), scale, shift]
-        plans.append(_Plan([conv.how for conv in stage.convolutions], running(norm)))
+        tensors += [conv.cast_weight(conv.weight) for conv in stage.convolutions]
+        tensors += scale_and_shift(stage.norm, weight if stage is stages[-1] else None)
+        plans.append(_Plan([conv.how for conv in stage.convolutions], running(stage.norm)))
     return _ChainFunction.apply(x, plans, *tensors)
 
 

@@ -94,8 +94,8 @@ def with_gradients() -> bool:
 
 
 def is_last(x: torch.Tensor) -> bool:
-    """Return whether the channels of ``x`` lie next to each other in memory."""
-    return x.stride(1) == 1 and x.shape[1] > 1
+    """Return whether ``x`` are images whose channels lie next to each other in memory."""
+    return x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
 
 
 def _empty(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:

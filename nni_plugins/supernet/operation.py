@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain
-from nni_plugins.supernet.convolution import FastConv2d
+from nni_plugins.supernet.convolution import FastConv2d, is_last
 from nni_plugins.supernet.weighted_norm import UncountedBatchNorm2d, scaled_batch_norm
 
 _KNOWN = ("torch.nn", "nni_plugins.supernet")
@@ -121,7 +121,7 @@ def weighted_sums(weights: torch.Tensor, features: Sequence[torch.Tensor]) -> tu
         Tensors of one shape (batch, channels, height, width).
     """
     stacked = torch.cat(list(features))  # unlike torch.stack, this keeps channels-last
-    last = stacked.is_contiguous(memory_format=torch.channels_last) and not stacked.is_contiguous()
+    last = is_last(stacked)
     if last:
         stacked = stacked.permute(0, 2, 3, 1)
     rows = stacked.reshape(len(features), -1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from nni.nas.nn.pytorch import MutableBatchNorm2d
 from torch import nn
 
-from nni_plugins.supernet.batch_norm import Running, is_narrow, running
+from nni_plugins.supernet.batch_norm import Running, is_narrow, running, scale_and_shift
 from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain
 
 _COUNTING = (nn.BatchNorm2d, MutableBatchNorm2d)
@@ -23,11 +23,7 @@ def scaled_batch_norm(norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tenso
     """Return ``weight * norm(x)`` in one pass, (batch, channels, height, width); ``weight`` is (channels,) or None."""
     if runs_as_chain([alone := Stage([], norm)], x) and is_narrow(x):
         return run_chain([alone], x, weight)
-    scale: torch.Tensor | None = norm.weight
-    shift: torch.Tensor | None = norm.bias
-    if weight is not None:
-        scale = weight if scale is None else weight * scale
-        shift = None if shift is None else weight * shift
+    scale, shift = scale_and_shift(norm, weight)
     if not norm.training and norm.running_mean is not None:
         return F.batch_norm(x, norm.running_mean, norm.running_var, scale, shift, False, 0.0, norm.eps)
     moved = running(norm) if norm.training else Running(None, None, 0.0, norm.eps)

@@ -61,7 +61,7 @@ def test_a_search_is_resumed_and_leaves_its_result_set(
     wait_for(tmp_path / RESULT, process, tmp_path)
     result = json.loads((tmp_path / RESULT).read_text())
     assert [epoch["epoch"] for epoch in result["history"]] == [0, 1, 2]
-    assert result["hours"] * 3600 == pytest.approx(sum(epoch["seconds"] for epoch in result["history"]))
+    assert result["hours"] == sum(epoch["seconds"] for epoch in result["history"]) / 3600
     assert 0 < result["decided"] < 1
     assert result["settings"]["strategy"] == "bnas_v2_pc"
     assert result["versions"].keys() == {"python", "nni-plugins", "nni", "torch", "pytorch-lightning"}

@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
 from nni_plugins.deploy import check
-from nni_plugins.experiment.client import ENDED
+from nni_plugins.experiment.client import ENDED, Experiment
 from search_spaces import Genotype
 from tests.end_to_end.experiment import ENVIRONMENT, ROOT, all_ended, resume, running, stop, wait, write_config
 
@@ -36,6 +37,20 @@ def config(folder: Path, data: str, concurrency: int) -> Path:
     return write_config(
         folder, {**content, "trialCodeDirectory": str(ROOT), "trialConcurrency": concurrency, "maxTrialNumber": 2}
     )
+
+
+def has_searched_an_epoch(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Wait until the first trial has told NNI of an epoch and has written its checkpoint, in this order; return it."""
+    written = "trials/*/search/epoch-*.ckpt"
+    (trial, *_) = wait(
+        experiment,
+        lambda trials: (
+            bool(trials)
+            and bool(experiment.last_metrics(trials[0], "PERIODICAL"))
+            and any((folder / "nni").rglob(written))
+        ),
+    )
+    return trial
 
 
 def test_two_trials_at_once_each_get_their_own_credit(tmp_path: Path, tiny_data: str) -> None:
@@ -97,11 +112,8 @@ def test_a_trial_evaluates_the_cell_that_the_tuner_sampled(tmp_path: Path, tiny_
 def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str) -> None:
     path = config(tmp_path, tiny_data, concurrency=1)
     with running(path) as experiment:
-        wait(experiment, lambda trials: bool(trials) and bool(experiment.last_metrics(trials[0], "PERIODICAL")))
-        trial = experiment.trials()[0]["trialJobId"]
+        trial = has_searched_an_epoch(experiment, tmp_path)["trialJobId"]
         stop(experiment)
-        left = list((tmp_path / "nni").rglob(f"trials/{trial}/search/epoch-*.ckpt"))
-        assert left, "the interrupted trial left a checkpoint"
         resume(experiment, path)
         trials = wait(experiment, all_ended(2))
         assert [t["status"] for t in trials] == ["SUCCEEDED"] * 2
@@ -111,8 +123,7 @@ def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str)
 
 def test_a_trial_that_was_killed_is_finished_by_hand_from_its_checkpoint(tmp_path: Path, tiny_data: str) -> None:
     with running(config(tmp_path, tiny_data, concurrency=1)) as experiment:
-        wait(experiment, lambda trials: bool(experiment.last_metrics(trials[0], "PERIODICAL")))
-        trial = experiment.trials()[0]
+        trial = has_searched_an_epoch(experiment, tmp_path)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("NNI_TRIAL_JOB_ID") == trial["trialJobId"]:

@@ -361,3 +361,41 @@ def test_probabilities_by_edge_and_candidate() -> None:
         assert probabilities[f"cell/{target}_{source}"] == pytest.approx(
             dict(zip(NAMES, expected[row].tolist(), strict=True))
         )
+
+
+class OfVectors(ModelSpace):
+    """A cell whose features are vectors, not images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = Cell([partial(vector_layer, seed) for seed in (1, 2)], 2, 1, 2, label="vectors")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cell([x, 2 * x])
+
+
+def vector_layer(seed: int, node: int, slot: int, source: int | None) -> nn.Module:
+    torch.manual_seed(100 * seed + 10 * node + (source or 0))
+    return nn.Linear(3, 3).double()
+
+
+def test_features_that_are_no_images() -> None:
+    supernet = BilevelSearch().mutate_model(OfVectors()).double()
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    output = supernet(x)
+    p = supernet.cell.architecture.probabilities()
+    nodes = [x, 2 * x]
+    for target in (2, 3):
+        edges = [row for row, edge in enumerate(supernet.cell.architecture.graph.edges) if edge[1] == target]
+        operations: Any = supernet.cell.operations
+        nodes.append(
+            sum(
+                p[row, k] * operations[f"{source}_{target}_{k}"](nodes[source])
+                for source, row in enumerate(edges)
+                for k in (0, 1)
+            )  # type: ignore[arg-type]
+        )
+    expected = torch.cat(nodes[2:], 1)
+    torch.testing.assert_close(output, expected)
+    gradients = [torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in (output, expected)]
+    torch.testing.assert_close(*gradients)
