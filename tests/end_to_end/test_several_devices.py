@@ -54,7 +54,8 @@ def test_ranks_end_with_the_process_that_started_them(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert any(line.startswith("search epoch 1/500") for line in process.stdout)
+    assert process.stdout.readline().startswith("arch_learning_rate=0.0006 moves alpha by 0.84")
+    assert process.stdout.readline().startswith("search epoch 1/500")
     ranks = [each for each in psutil.Process(process.pid).children() if "nni_plugins.run.rank" in each.cmdline()]
     assert len(ranks) == 2
     os.kill(process.pid, number)

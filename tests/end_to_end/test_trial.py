@@ -39,8 +39,8 @@ def config(folder: Path, data: str, concurrency: int) -> Path:
     )
 
 
-def has_searched_an_epoch(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Wait until the first trial has told NNI of an epoch and has written its checkpoint, in this order; return it."""
+def wait_for_an_epoch(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Return the first trial once it has told NNI of an epoch and, which comes after it, has written its checkpoint."""
     written = "trials/*/search/epoch-*.ckpt"
     (trial, *_) = wait(
         experiment,
@@ -112,8 +112,10 @@ def test_a_trial_evaluates_the_cell_that_the_tuner_sampled(tmp_path: Path, tiny_
 def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str) -> None:
     path = config(tmp_path, tiny_data, concurrency=1)
     with running(path) as experiment:
-        trial = has_searched_an_epoch(experiment, tmp_path)["trialJobId"]
+        trial = wait_for_an_epoch(experiment, tmp_path)["trialJobId"]
         stop(experiment)
+        left = list((tmp_path / "nni").rglob(f"trials/{trial}/search/epoch-*.ckpt"))
+        assert left, "the interrupted trial left a checkpoint"
         resume(experiment, path)
         trials = wait(experiment, all_ended(2))
         assert [t["status"] for t in trials] == ["SUCCEEDED"] * 2
@@ -123,7 +125,7 @@ def test_a_stopped_experiment_resumes_its_search(tmp_path: Path, tiny_data: str)
 
 def test_a_trial_that_was_killed_is_finished_by_hand_from_its_checkpoint(tmp_path: Path, tiny_data: str) -> None:
     with running(config(tmp_path, tiny_data, concurrency=1)) as experiment:
-        trial = has_searched_an_epoch(experiment, tmp_path)
+        trial = wait_for_an_epoch(experiment, tmp_path)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("NNI_TRIAL_JOB_ID") == trial["trialJobId"]:
