@@ -174,8 +174,13 @@ def picture(done: dict[Point, dict[str, Any]], strategies: Sequence[str], path: 
                 sizes, values = series_of(done, name, axis, cost)
                 if len(sizes) >= FEWEST:
                     panel.plot(sizes, values, marker=".", label=name)
-            panel.set(xlabel=axis, ylabel=meaning, xlim=(0, None), ylim=(0, None))
+            panel.set(xlabel=axis, ylabel=meaning)
             panel.grid(alpha=0.3)
+            if panel.lines:
+                panel.set(xlim=(0, None), ylim=(0, 1.05 * panel.dataLim.y1))
+            else:
+                panel.set(xticks=[], yticks=[])
+                panel.text(0.5, 0.5, "not measured", ha="center", va="center")
     panels[0, 0].legend()
     panels[0, -1].legend()
     figure.savefig(path, dpi=110)
