@@ -12,7 +12,8 @@ from nni_plugins.cli import main
 from nni_plugins.deploy.additions import with_additions
 from nni_plugins.deploy.latency import cells_of, measure_table, network_ms, operation_ms, random_genotypes
 from nni_plugins.report.latency_table import Cell, LatencyTable, Place
-from search_spaces import evaluation_net
+from search_spaces import Genotype, evaluation_net
+from search_spaces.genotype import Connection
 from tests.nni_plugins.latency_tables import BCNN
 
 SIZES = {"bcnn": {"deep_cells": 0, "enhancement_cells": 1}, "darts": {"layers": 3, "auxiliary": False}}
@@ -68,12 +69,18 @@ def test_measuring_changes_no_network() -> None:
     assert measured.training and all(torch.equal(state[n], v) for n, v in measured.state_dict().items())
 
 
+def with_normal_cells_of(operation: str) -> Genotype:
+    (drawn,) = random_genotypes("s2", 1)
+    normal = tuple(tuple(Connection(operation, each.input) for each in node) for node in drawn.cells["normal"])
+    return Genotype("s2", {**drawn.cells, "normal": normal})
+
+
 def test_a_table_has_every_operation_of_the_network() -> None:
-    genotypes = random_genotypes("s2", 4)
+    # so far apart that the noise of a busy machine does not hide which is slower
+    genotypes = [with_normal_cells_of(operation) for operation in ("sep_conv_3x3", "skip_connect")]
     table = measure_table(
         "s2",
-        # wide enough that its operations take longer than the machine's noise
-        lambda genotype: evaluation_net(genotype, "cifar10", channels=16, layers=3, auxiliary=False),
+        lambda genotype: evaluation_net(genotype, "cifar10", channels=16, layers=6, auxiliary=False),
         genotypes,
         in_channels=3,
         image_size=32,
