@@ -11,11 +11,11 @@ the tuner replays the results and is where it was. Three things of NNI 3.0 shape
 - The local training service gives its parameters to whichever trial asks first. Results carry the right parameter id,
   but the end of a trial may be told under the id of a trial started with it, and the finished trials handed back on
   resume may have their values exchanged.
-- Failed trials are not handed back on resume.
-- A trial that is run again after a resume and fails does so silently.
+- Failed trials are not handed back on resume. Those of the generation that was open are run once more.
+- Interrupted trials are run again by NNI, which tells the tuner neither so nor, if one fails, that it did.
 
 So the tuner keeps its own list of results, ``results.jsonl`` in the experiment's checkpoint folder, decides who failed
-by counting, and hands out what was interrupted itself.
+by counting, and asks NNI's manager what it runs again, to hand out the rest only.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ import logging
 import math
 import os
 import threading
+import urllib.request
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nni
 from nni.runtime.tuner_command_channel import CommandType, TunerCommandChannel
@@ -42,6 +44,9 @@ _logger = logging.getLogger(__name__)
 
 RESULT_GRACE = 5.0
 """Seconds that a result may come after the end of its trial; the two reach the tuner on different threads."""
+
+MANAGER_CHANNEL = "NNI_TUNER_COMMAND_CHANNEL"
+"""Environment variable with the address at which the manager listens to the tuner, ``ws://HOST:PORT/PREFIX/tuner``."""
 
 
 def trial_loss(value: Any, optimize_mode: str) -> float:
@@ -133,6 +138,7 @@ class RelativeNASTuner(Tuner):
         self._waiting: list[Hashable] = []
         self._unresolved: dict[int, Hashable] = {}
         self._running: set[int] = set()
+        self._run_by_nni: set[Hashable] = set()
         self._failed = 0
         self._recalled = False
         self._owed: list[int] = []
@@ -230,9 +236,7 @@ class RelativeNASTuner(Tuner):
                 losses.setdefault(architecture, trial_loss(trial["value"], self._optimize_mode))
             self._settle(losses)
             if self._send is None and not self._running:
-                # NNI runs interrupted trials again, by itself. They are the first of the generation: hand them out
-                # last, when most have brought their results.
-                self._waiting.reverse()
+                self._leave_to_nni(self._trials("ADD_RESUMED", "WAITING", "RUNNING"))
             _logger.info("%d results imported; now in generation %d.", len(data), self.state.generation)
 
     def _hand_out(self, parameter_id: int) -> dict[str, Any]:
@@ -241,6 +245,41 @@ class RelativeNASTuner(Tuner):
         self._unresolved[parameter_id] = architecture
         self._running.add(parameter_id)
         return self._encoding.sample(architecture)
+
+    def _leave_to_nni(self, unfinished: set[Hashable]) -> None:
+        """Keep back the candidates that NNI runs again, until they have a result or their trials are gone."""
+        self._run_by_nni = unfinished.intersection(self._waiting)
+        self._waiting = [a for a in self._waiting if a not in self._run_by_nni]
+        if self._run_by_nni:
+            _in_a_while(self._look_after_trials_of_nni, set())
+
+    def _look_after_trials_of_nni(self, gone: set[Hashable]) -> None:
+        """Hand out what NNI ran again and is ``gone`` since the last look, for its result would have come."""
+        with self._lock, _ending_the_experiment():
+            self._run_by_nni = {a for a in self._run_by_nni if a not in self._losses}
+            failed = gone & self._run_by_nni
+            self._run_by_nni -= failed
+            self._waiting += [a for a in self.state.asked if a in failed]
+            self._settle({})
+            if self._run_by_nni:
+                # ADD_RESUMED by now: left over from an earlier resume, and forgotten by NNI.
+                _in_a_while(self._look_after_trials_of_nni, self._run_by_nni - self._trials("WAITING", "RUNNING"))
+
+    def _trials(self, *statuses: str) -> set[Hashable]:
+        """Return the candidates of NNI's trials with such a status; of none if its manager does not answer."""
+        assert self._encoding is not None
+        if MANAGER_CHANNEL not in os.environ:
+            return set()
+        channel = urlsplit(os.environ[MANAGER_CHANNEL])
+        address = f"http://{channel.netloc}{channel.path.removesuffix('/tuner')}/api/v1/nni/trial-jobs"
+        try:
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                trials = json.load(answer)
+        except OSError as error:
+            _logger.warning("NNI's manager does not say what it runs again; that may be run twice: %s", error)
+            return set()
+        records = [json.loads(each) for t in trials if t["status"] in statuses for each in t.get("hyperParameters", [])]
+        return {self._encoding.architecture(record["parameters"]) for record in records}
 
     def _judge(self, waited: bool = False) -> None:
         """Let the candidates without a result lose once it is certain that they failed.
@@ -255,9 +294,7 @@ class RelativeNASTuner(Tuner):
             self._failed = 0
             self._settle(dict.fromkeys(self._unresolved.values(), math.inf))
         elif not self._running:
-            grace = threading.Timer(RESULT_GRACE, self._judge_after_waiting)
-            grace.daemon = True
-            grace.start()
+            _in_a_while(self._judge_after_waiting)
 
     def _judge_after_waiting(self) -> None:
         with self._lock, _ending_the_experiment():
@@ -345,13 +382,19 @@ def _result_of(line: str) -> tuple[dict[str, Any], float]:
     raise ValueError("not a sample and a loss")
 
 
+def _in_a_while(do: Callable[..., None], *arguments: Any) -> None:
+    timer = threading.Timer(RESULT_GRACE, do, arguments)
+    timer.daemon = True
+    timer.start()
+
+
 @contextlib.contextmanager
 def _ending_the_experiment() -> Iterator[None]:
     """Tell NNI's manager about an error; by itself NNI leaves the experiment RUNNING with a dead tuner."""
     try:
         yield
     except (ValueError, OSError) as error:
-        url = os.environ.get("NNI_TUNER_COMMAND_CHANNEL")
+        url = os.environ.get(MANAGER_CHANNEL)
         if url is not None:
             channel = TunerCommandChannel(url)
             channel.connect()

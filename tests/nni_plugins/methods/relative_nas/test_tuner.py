@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nni
 import numpy as np
@@ -329,14 +330,59 @@ def test_a_full_disk_leaves_the_list_whole_and_ends_the_experiment_with_the_reas
     assert new_tuner()._losses == manager.tuner._losses
 
 
-def test_interrupted_candidates_are_handed_out_again_but_last() -> None:
+class TrialJobs(BaseHTTPRequestHandler):
+    """Answers as NNI's manager does when asked for its trials."""
+
+    status = "ADD_RESUMED"
+    unfinished: ClassVar[list[dict[str, int]]] = []
+
+    def do_GET(self) -> None:
+        assert self.path == "/prefix/api/v1/nni/trial-jobs"
+        jobs = [{"status": self.status, "hyperParameters": [json.dumps({"parameters": s})]} for s in self.unfinished]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps([*jobs, {"status": "WAITING"}]).encode())
+
+
+def test_what_nni_runs_again_is_kept_back_until_it_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = new_tuner()
-    given = first.generate_multiple_parameters([0, 1, 2], st_callback=lambda *_: None)
+    given = first.generate_multiple_parameters(list(range(5)), st_callback=lambda *_: None)
+    done, *unfinished = given[:4]
+    last = given[4]
+    sent: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+    monkeypatch.setattr(relative_nas, "RESULT_GRACE", 0.2)
+    with ThreadingHTTPServer(("localhost", 0), TrialJobs) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(relative_nas.MANAGER_CHANNEL, f"ws://localhost:{server.server_port}/prefix/tuner?key=1")
+        monkeypatch.setattr(TrialJobs, "unfinished", unfinished)
+        resumed = new_tuner()
+        resumed.import_data([{"parameter": done, "value": 1.0}])
+        new = resumed.generate_multiple_parameters(list(range(9)), st_callback=lambda *trial: sent.put(trial))
+        assert new[0] == last and len(new) == 2, "two of six candidates have never been handed out"
+        assert all(sample not in new for sample in unfinished)
+        monkeypatch.setattr(TrialJobs, "status", "RUNNING")
+        resumed.import_data([{"parameter": unfinished[0], "value": 2.0}])
+        with pytest.raises(queue.Empty):
+            sent.get(timeout=1)
+        monkeypatch.setattr(TrialJobs, "unfinished", unfinished[2:])
+        assert sent.get(timeout=10) == (2, unfinished[1])
+        with pytest.raises(queue.Empty):
+            sent.get(timeout=1)
+        monkeypatch.setattr(TrialJobs, "unfinished", [])
+        assert sent.get(timeout=10) == (3, unfinished[2])
+        server.shutdown()
+
+
+def test_without_an_answer_of_the_manager_all_is_handed_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = new_tuner().generate_multiple_parameters([0, 1, 2], st_callback=lambda *_: None)
+    monkeypatch.setenv(relative_nas.MANAGER_CHANNEL, "ws://localhost:9/tuner")  # where nobody listens
     resumed = new_tuner()
     resumed.import_data([{"parameter": given[0], "value": 1.0}])
+    assert "NNI's manager does not say what it runs again; that may be run twice" in caplog.text
     again = resumed.generate_multiple_parameters(list(range(9)), st_callback=lambda *_: None)
-    assert again[-2:] == [given[2], given[1]]
-    assert len(again) == 5
+    assert again[:2] == given[1:] and len(again) == 5
 
 
 def test_two_threads_at_once() -> None:
