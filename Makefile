@@ -28,12 +28,11 @@ help: ## show this list
 demo: $(INSTALLED) ## search, retrain, export and check three strategies on digits, seen in NNI's web UI
 	$(VENV)/bin/nni-plugins run examples/bnas_v2.yml
 
-# One thread a process: two processes with two threads each are far slower on two cores. The real experiments come last
-# and alone, because NNI gives its tuner only ten seconds to start. Status 5 says that PYTEST_ARGS picks none of a part.
+# One thread a process: two processes with two threads each are far slower on two cores. Status 5 says that PYTEST_ARGS
+# picks no test.
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED) ## run all tests (PYTEST_ARGS="-k cell" picks some)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore tests/end_to_end $(PYTEST_ARGS) || test $$? -eq 5
-	$(VENV)/bin/python -m pytest tests/end_to_end $(PYTEST_ARGS) || test $$? -eq 5
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS) || test $$? -eq 5
 
 lint: $(INSTALLED) ## check style, formatting and types
 	$(VENV)/bin/ruff check .

@@ -68,14 +68,13 @@ def predict(arguments: argparse.Namespace) -> str:
         atomic_write(table_file, table.to_json())
     table = LatencyTable.load(table_file)
     example = torch.randn(1, 3, arguments.size, arguments.size)
-    pairs = []
-    for number, genotype in enumerate(random_genotypes(arguments.space, arguments.networks)):
+    genotypes = random_genotypes(arguments.space, arguments.networks)
 
-        def measured(genotype: Genotype = genotype) -> dict[str, Any]:
-            return {"ms": network_ms([net(genotype)], example, runs=arguments.runs)[0]}
+    def measured() -> dict[str, Any]:
+        return {"ms": network_ms([net(genotype) for genotype in genotypes], example, runs=arguments.runs)}
 
-        found = kept(arguments.output / "runs" / f"latency-{name}-net{number}.json", measured)
-        pairs.append((table.predict(genotype), found["ms"]))
+    found = kept(arguments.output / "runs" / f"latency-{name}-{arguments.networks}-nets.json", measured)
+    pairs = list(zip(map(table.predict, genotypes), found["ms"], strict=True))
     error = statistics.mean(abs(predicted / found - 1) for predicted, found in pairs)
     rank = spearmanr(*zip(*pairs, strict=True)).statistic
     rows = "\n".join(

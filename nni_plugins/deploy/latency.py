@@ -7,9 +7,9 @@ and against the same network with fewer of them:
     t[k] = ( T[ nodes k(x_1) + k(x_2), k(x_3) + k(x_4), ... ]  -  T[ one node k(x_1 + x_3 + ...) + k(x_2 + ...) ] )
            / (operations that the second has fewer)
 
-``T`` is the fastest of many short runs, those of both networks in turn, for what disturbs for longer then hits both. On
-one thread it is the processor's time of that thread: on an idle machine the time that passes, and on a busy one without
-the time in which others run.
+``T`` is the time of :func:`network_ms`, from many short runs of all networks of a size in turn. On one thread it is the
+processor's time of that thread: on an idle machine the time that passes, and on a busy one without the time in which
+others run.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import copy
 import io
 import logging
 import platform
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ MakeNet = Callable[[Genotype], nn.Module]
 """From an architecture to its evaluation network."""
 
 _NODES = 4
+_SESSIONS = 3
+_RUNS_IN_A_ROW = 5
 _logger = logging.getLogger(__name__)
 
 
@@ -100,7 +103,7 @@ def measure_table(
     in_channels, image_size
         Shape of the images.
     runs
-        Runs of every network, of which the fastest counts.
+        Runs of every network, of which the fastest ones count.
     threads
         Of onnxruntime.
 
@@ -111,33 +114,51 @@ def measure_table(
     """
     cells = cells_of(make_net(genotypes[0]), in_channels, image_size)
     _logger.info("measuring operations for %s", in_words(cells))
-    times = {place: operation_ms(place, runs=runs, threads=threads) for place in places(space, cells)}
+    times = operations_ms(places(space, cells), runs=runs, threads=threads)
     unfitted = LatencyTable(space, cells, times, 0.0, 1.0, machine(), onnxruntime.__version__, threads)
     example = torch.randn(1, in_channels, image_size, image_size)
-    measured = [network_ms([make_net(genotype)], example, runs=runs, threads=threads)[0] for genotype in genotypes]
+    measured = network_ms([make_net(genotype) for genotype in genotypes], example, runs=runs, threads=threads)
     fixed, scale = fit([unfitted.predict(genotype) for genotype in genotypes], measured)
     return LatencyTable(space, cells, times, fixed, scale, machine(), onnxruntime.__version__, threads)
 
 
-def operation_ms(place: Place, *, runs: int = 400, threads: int = 1) -> float:
-    """Return the time of one operation in a node, milliseconds for one image."""
-    example = torch.randn(1, place.channels, place.size, place.size)
-    many, few = network_ms([_Nodes(place, nodes) for nodes in (_NODES, 1)], example, runs=runs, threads=threads)
-    return max(many - few, 0.0) / (2 * (_NODES - 1))
+def operations_ms(places: Iterable[Place], *, runs: int = 400, threads: int = 1) -> dict[Place, float]:
+    """Return the time of each operation in a node, milliseconds for one image."""
+    times: dict[Place, float] = {}
+    for (channels, size), alike in _by_shape(places).items():
+        nets = [_Nodes(place, nodes) for place in alike for nodes in (_NODES, 1)]
+        ms = network_ms(nets, torch.randn(1, channels, size, size), runs=runs, threads=threads)
+        for place, many, few in zip(alike, ms[::2], ms[1::2], strict=True):
+            times[place] = max(many - few, 0.0) / (2 * (_NODES - 1))
+    return times
+
+
+def _by_shape(places: Iterable[Place]) -> dict[tuple[int, int], list[Place]]:
+    found: dict[tuple[int, int], list[Place]] = {}
+    for place in places:
+        found.setdefault((place.channels, place.size), []).append(place)
+    return found
 
 
 def network_ms(nets: Sequence[nn.Module], example: Tensor, *, runs: int = 400, threads: int = 1) -> list[float]:
-    """Return the fastest run of every network on one image, in milliseconds; the networks run in turn."""
+    """Return the time of every network on one image, in milliseconds.
+
+    It is the fastest run of a session, averaged over three sessions: where a session's memory happens to lie changes
+    its time by some percent. Sessions run in turn, a few runs each, so that a machine that slows down for seconds slows
+    down all of them.
+    """
     image = {"images": example[:1].cpu().numpy()}
-    sessions = [open_session(_onnx(net, example[:1]), threads) for net in nets]
+    models = [_onnx(net, example[:1]) for net in nets]
+    sessions = [open_session(model, threads) for model in models for _ in range(_SESSIONS)]
     clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     fastest = [float("inf")] * len(sessions)
-    for _ in range(runs):
+    for _ in range(-(-runs // (_SESSIONS * _RUNS_IN_A_ROW))):
         for number, session in enumerate(sessions):
-            start = clock()
-            session.run(None, image)
-            fastest[number] = min(fastest[number], (clock() - start) / 1e6)
-    return fastest
+            for _ in range(_RUNS_IN_A_ROW):
+                start = clock()
+                session.run(None, image)
+                fastest[number] = min(fastest[number], (clock() - start) / 1e6)
+    return [statistics.mean(fastest[first : first + _SESSIONS]) for first in range(0, len(sessions), _SESSIONS)]
 
 
 def random_genotypes(space: str, count: int, seed: int = 0) -> list[Genotype]:

@@ -20,6 +20,7 @@ from search_spaces import Genotype
 def ask(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     # at the lowest priority it would wait for every other test of the machine
     arguments = ["--set", "epochs=3", "--set", "consistency_batches=0", "--nice", str(os.nice(0) + 1)]
+    arguments += ["--set", "space.channels=4", "--set", "weights_fraction=0.2", "--set", "architecture_fraction=0.2"]
     assert main(["digits", "--out", str(out), *arguments]) == 0
     return capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from nni.experiment.config import ExperimentConfig
 from nni_plugins import trial
 from nni_plugins.cli import main
 from nni_plugins.data import load_data
+from nni_plugins.report.decision import DECIDED_GAP
 from nni_plugins.run.candidate import sample_of
 from tests.end_to_end.experiment import ROOT
 
@@ -53,6 +55,7 @@ def test_every_trial_of_an_example_has_valid_settings(path: Path) -> None:
         assert settings.strategy == parameters.get("strategy", arguments.strategy)
 
 
+@pytest.mark.timeout(1500)  # minutes for its user, and more beside other tests
 def test_the_demo_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert main(["run", "examples/bnas_v2.yml"]) == 0
@@ -61,3 +64,11 @@ def test_the_demo_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         assert strategy in output
     assert output.count("passed") == 3 and "decided" in output
     assert "nnictl view" in output
+
+    page = Path(output.split("A page of all results: ")[1].splitlines()[0])
+    reports = [json.loads(path.read_text()) for path in page.parent.glob(f"{page.stem}-*/report.json")]
+    assert len(reports) == 3
+    for report in reports:
+        last = report["search_history"][-1]
+        assert last["alpha_gap"] >= DECIDED_GAP and last["validation_accuracy"] > 60
+        assert report["test_accuracy"] > 97

@@ -50,7 +50,6 @@ def settings(*assignments: str) -> list[str]:
     ("strategy", "space", "quick"),
     [
         ("toy_gradient", "toy_space", QUICK),
-        ("toy_random", "toy_space", QUICK),
         ("bnas_d", "toy_space", QUICK),
         # not an entry point: a class that the command line names
         ("toy_nas.methods:ToyRandom", "toy_space", QUICK),
