@@ -11,7 +11,6 @@ figures say nothing.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import tempfile
 from pathlib import Path
@@ -19,9 +18,11 @@ from pathlib import Path
 import torch
 
 from nni_plugins.data import ImageSet, load_data
+from nni_plugins.deploy.latency import machine
 from nni_plugins.run.search import search
 from nni_plugins.run.settings import Settings
 from nni_plugins.run.values import parse_assignments
+from nni_plugins.tools.atomic_files import atomic_write
 from nni_plugins.tools.console import quiet_libraries
 
 
@@ -33,7 +34,7 @@ def epoch_seconds(settings: Settings, data: ImageSet) -> float:
 
 
 def main() -> None:
-    """Search with each number of devices and print the table."""
+    """Search with each number of devices, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--strategy", default="darts", help="strategy (default: %(default)s)")
     parser.add_argument("--space", default="nasbench201", help="space (default: %(default)s)")
@@ -44,6 +45,7 @@ def main() -> None:
         "--epochs", type=int, default=4, help="epochs of every search, at least 2 (default: %(default)s)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the table")
     arguments = parser.parse_args()
     quiet_libraries()
     data = load_data(arguments.data, root=arguments.data_root)
@@ -60,11 +62,13 @@ def main() -> None:
             overrides={**overrides, "devices": devices},
         )
         rows.append((devices, threads, epoch_seconds(settings, data)))
-    machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
-    print(f"\n{arguments.strategy} on {arguments.space}, {arguments.data}; {machine}, torch {torch.__version__}\n")
-    print("| devices | threads each | s/epoch | faster |\n| --- | --- | --- | --- |")
-    for devices, threads, seconds in rows:
-        print(f"| {devices} | {threads} | {seconds:.2f} | {rows[0][2] / seconds:.2f}x |")
+    where = torch.cuda.get_device_name() if on_gpu else machine()
+    title = f"{arguments.strategy} on {arguments.space}, {arguments.data}; {where}, torch {torch.__version__}"
+    table = [f"| {n} | {threads} | {seconds:.2f} | {rows[0][2] / seconds:.2f}x |" for n, threads, seconds in rows]
+    head = ["| devices | threads each | s/epoch | faster |", "| --- | --- | --- | --- |"]
+    text = "\n".join([title, "", *head, *table]) + "\n"
+    print(f"\n{text}", end="")
+    atomic_write(arguments.output / f"data_parallel_{arguments.strategy}_{arguments.space}.md", text)
 
 
 if __name__ == "__main__":

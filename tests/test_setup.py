@@ -211,9 +211,8 @@ class TestMakefile:
     def test_the_interpreter_and_the_tests_can_be_chosen(self, copy: Path, uv: str) -> None:
         run = commands(make(copy, "-n", "test", "PYTHON=python3.12", "PYTEST_ARGS=-x"))
         assert '--python "python3.12"' in run[0]
-        tests = [command for command in run if "-m pytest" in command]
-        assert len(tests) == 2
-        assert all(" -x ||" in command for command in tests)
+        (tests,) = [command for command in run if "-m pytest" in command]
+        assert " -x ||" in tests
 
     def test_help_names_every_target(self, copy: Path) -> None:
         listed = re.findall(r"^  make (\w+) ", make(copy).stdout, flags=re.MULTILINE)

@@ -19,7 +19,7 @@ def scaled(settings: Settings, data: ImageSet, arguments: argparse.Namespace) ->
 
     settings, sentence = scaled_to(data, settings, parse_assignments(arguments.set))
     if sentence:
-        print(sentence)
+        print(sentence, flush=True)
     return settings
 
 

@@ -48,6 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
     data = load_data(settings.data, root=arguments.data_root, download=arguments.download)
     settings = scaled(settings_of(stem=stem_of(data.image_size)), data, arguments)
     if advice := advice_on_deciding(data, settings, parse_assignments(arguments.set)):
-        print(advice)
+        print(advice, flush=True)  # before the lines of other ranks
     result = pipeline.run(settings, data, out=out, work=Path(f"{out}.run"), force=arguments.force)
     return finish(result, variants_on=data if arguments.variants else None)

@@ -158,7 +158,7 @@ def run_retraining(
     refuse_existing_result(out, force=force)
     rehearse_retraining(genotype, settings, data, initial=initial)
     if initial is not None:
-        print(initial.sentence(data))
+        print(initial.sentence(data), flush=True)
     data_sha256 = data.fingerprint()
     initial_sha256 = None if initial is None else initial.sha256
     with claim(work, out=out):

@@ -53,16 +53,19 @@ def test_ranks_end_with_the_process_that_started_them(
     process = subprocess.Popen(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("arch_learning_rate=0.0006 moves alpha by 0.84")
-    assert process.stdout.readline().startswith("search epoch 1/500")
-    ranks = [each for each in psutil.Process(process.pid).children() if "nni_plugins.run.rank" in each.cmdline()]
-    assert len(ranks) == 2
-    os.kill(process.pid, number)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == status
-    if number != signal.SIGKILL:
-        assert told.count("\n") == 1 and "run the same command again to resume" in told
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("arch_learning_rate=0.0006 moves alpha by 0.84")
+        assert process.stdout.readline().startswith("search epoch 1/500")
+        ranks = [each for each in psutil.Process(process.pid).children() if "nni_plugins.run.rank" in each.cmdline()]
+        assert len(ranks) == 2
+        os.kill(process.pid, number)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == status
+        if number != signal.SIGKILL:
+            assert told.count("\n") == 1 and "run the same command again to resume" in told
+    finally:
+        process.kill()
     deadline = time.monotonic() + 60
     while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in ranks):
         assert time.monotonic() < deadline, "a rank has outlived the run"
