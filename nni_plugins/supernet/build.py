@@ -44,7 +44,7 @@ class Builder:
         features: Features,
         engine_cells: EngineCells,
         prepare: Callable[[nn.Module], nn.Module],
-        merge_edges: bool = False,
+        merge_edges: bool | None = None,
     ) -> None:
         self.relaxation = relaxation
         self.channels = channels

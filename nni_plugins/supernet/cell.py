@@ -23,7 +23,7 @@ from nni_plugins.supernet.architecture import CellArchitecture, Connections
 from nni_plugins.supernet.channels import Channels, bypass_of
 from nni_plugins.supernet.convolution import is_last
 from nni_plugins.supernet.features import Features
-from nni_plugins.supernet.merged import MergedUse, kind_of, merged_bodies, merged_normalise, side_by_side
+from nni_plugins.supernet.merged import MergedUse, fastest_at_once, kind_of, merged_normalise, run_merged, side_by_side
 from nni_plugins.supernet.operation import WeightedOperation, weighted_sums
 from search_spaces.operation_names import NO_OPERATION
 
@@ -84,7 +84,8 @@ class MixedCell(BaseSuperNetModule):
     concat_dim
         Dimension along which the intermediate nodes are concatenated; None if the output is the last node.
     merge_edges
-        Whether operations that leave one source and differ only in their target are computed as one.
+        Whether operations that leave one source and differ only in their target are computed as one; None for as many
+        at once as is fastest here.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class MixedCell(BaseSuperNetModule):
         features: Features,
         engine: bool = True,
         concat_dim: int | None = 1,
-        merge_edges: bool = False,
+        merge_edges: bool | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -143,7 +144,7 @@ class MixedCell(BaseSuperNetModule):
         targets = [target for target in graph.targets if any(target in uses[key] for key in shared)]
         positions = torch.tensor([[uses[key].get(target, -1) for key in shared] for target in targets])
         self.register_buffer(f"positions_{source}", positions, persistent=False)
-        merged = self._merge(alone) if self.merge_edges else []
+        merged = [] if self.merge_edges is False else self._merge(alone)
         together = {key for use in merged for key in use.keys}
         alone = [use for use in alone if use[0] not in together]
         return _Uses(alone, merged, shared, targets, f"positions_{source}")
@@ -155,7 +156,12 @@ class MixedCell(BaseSuperNetModule):
             kind = kind_of(cast(WeightedOperation, self.operations[use[0]]))
             if kind is not None:
                 kinds.setdefault(kind, []).append(use)
-        return [MergedUse(*zip(*uses, strict=True)) for uses in kinds.values() if len(uses) > 1]
+        packs = []
+        for uses in kinds.values():
+            first = cast(WeightedOperation, self.operations[uses[0][0]])
+            size = len(uses) if self.merge_edges else fastest_at_once(first)
+            packs += [uses[start : start + size] for start in range(0, len(uses), size)]
+        return [MergedUse(*zip(*pack, strict=True)) for pack in packs if len(pack) > 1]
 
     @property
     def label(self) -> str:
@@ -357,10 +363,8 @@ class _SourceFeatures:
         operations = [self._operation(key) for key in keys]
         first = operations[0]
         if first.body_key is None:
-            body = merged_bodies(operations, self._input_of(first), lambda: self._beside(first, len(keys)))
-        else:
-            body = side_by_side(self._shared_body(first), len(keys))
-        return merged_normalise(operations, body, weight)
+            return run_merged(operations, self._input_of(first), lambda: self._beside(first, len(keys)), weight)
+        return merged_normalise(operations, side_by_side(self._shared_body(first), len(keys)), weight)
 
     def _beside(self, operation: WeightedOperation, targets: int) -> torch.Tensor:
         """Return an operation's input as many times as there are targets, made once for all kinds of operations."""

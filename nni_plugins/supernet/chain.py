@@ -37,6 +37,16 @@ class Stage(NamedTuple):
     norm: nn.BatchNorm2d
 
 
+class Step(NamedTuple):
+    """A stage at work: its weights, how each goes over its input, and what its BatchNorm does."""
+
+    weights: list[torch.Tensor]
+    convolutions: list[Convolution]
+    scale: torch.Tensor | None
+    shift: torch.Tensor | None
+    running: Running
+
+
 class _Plan(NamedTuple):
     """What a stage does with its tensors: the weights of its convolutions, then scale and shift of its BatchNorm."""
 
@@ -62,13 +72,20 @@ def run_chain(stages: Sequence[Stage], x: torch.Tensor, weight: torch.Tensor | N
     weight
         Of the mixture, (channels,); it goes into the last BatchNorm. None for 1.
     """
-    plans: list[_Plan] = []
-    tensors: list[torch.Tensor | None] = []
-    for stage in stages:
-        (x,) = autocast(x)
-        tensors += [conv.cast_weight(conv.weight) for conv in stage.convolutions]
-        tensors += scale_and_shift(stage.norm, weight if stage is stages[-1] else None)
-        plans.append(_Plan([conv.how for conv in stage.convolutions], running(stage.norm)))
+    return run_steps([_step(stage, weight if stage is stages[-1] else None) for stage in stages], x)
+
+
+def _step(stage: Stage, weight: torch.Tensor | None) -> Step:
+    weights = [conv.cast_weight(conv.weight) for conv in stage.convolutions]
+    hows = [conv.how for conv in stage.convolutions]
+    return Step(weights, hows, *scale_and_shift(stage.norm, weight), running(stage.norm))
+
+
+def run_steps(steps: Sequence[Step], x: torch.Tensor) -> torch.Tensor:
+    """Return what ``steps`` make of ``x``, (batch, channels, height, width)."""
+    (x,) = autocast(x)
+    plans = [_Plan(step.convolutions, step.running) for step in steps]
+    tensors = [tensor for step in steps for tensor in (*step.weights, step.scale, step.shift)]
     return _ChainFunction.apply(x, plans, *tensors)
 
 

@@ -6,12 +6,11 @@ are targets, its channels target by target:
 
     a first, dense convolution    one convolution of x_i with all kernels
     depthwise convolutions        one convolution with as many times more groups
-    later 1x1 convolutions        one batched matrix product
+    later 1x1 convolutions        one batched matrix product; on a CPU one product with a block-diagonal matrix
     BatchNorm                     one BatchNorm over all channels, scaled by all mixture weights
 
 That is the same function to rounding. Weights are put side by side when they are used and running statistics written
-back, so that every operation keeps its own under its own name. On a CPU this is slower than one operation after the
-other.
+back, so that every operation keeps its own under its own name.
 """
 
 from __future__ import annotations
@@ -23,9 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nni_plugins.supernet.convolution import is_last
+from nni_plugins.supernet.batch_norm import NARROW, Running
+from nni_plugins.supernet.chain import Stage, Step, run_steps, runs_as_chain
+from nni_plugins.supernet.convolution import Convolution, FastConv2d, is_last
 from nni_plugins.supernet.operation import WeightedOperation
 from search_spaces.operations import InterleavedConv
+
+WIDEST = 32
+"""Beyond so many channels a block-diagonal matrix costs more than its merge saves (``benchmarks/search_step.py``)."""
 
 _KNOWN_PACKAGES = ("torch.nn.", "nni.nas.nn.", "nni_plugins.", "search_spaces.")
 """A layer of theirs computes what its torch base class does; one of someone else's may not."""
@@ -52,10 +56,22 @@ def kind_of(operation: WeightedOperation) -> Hashable | None:
     return operation.rectified, tuple(map(repr, layers)), repr(norm)
 
 
-def merged_bodies(
-    operations: Sequence[WeightedOperation], x: torch.Tensor, beside: Callable[[], torch.Tensor]
+def fastest_at_once(operation: WeightedOperation) -> int:
+    """Return how many operations of this kind were measured to be fastest as one on the device of this process.
+
+    On a CPU few channels do not fill a vector register, those of several targets do; more than that gain nothing. On a
+    GPU nobody has measured it here.
+    """
+    if torch.cuda.is_available() or not operation.stages:
+        return 1
+    channels = operation.stages[-1].norm.num_features
+    return WIDEST // channels if channels < NARROW else 1
+
+
+def run_merged(
+    operations: Sequence[WeightedOperation], x: torch.Tensor, beside: Callable[[], torch.Tensor], weight: torch.Tensor
 ) -> torch.Tensor:
-    """Return what precedes the BatchNorm of operations of one kind.
+    """Return ``weight * operation`` of operations of one kind.
 
     Parameters
     ----------
@@ -65,12 +81,54 @@ def merged_bodies(
         Their common input (batch, channels, height, width), rectified if they want it so.
     beside
         Returns ``x`` once for each target, (batch, targets * channels, height, width).
+    weight
+        Their mixture weights, repeated for every channel: (targets * channels,).
 
     Returns
     -------
     torch.Tensor
         (batch, targets * channels, height, width), target by target.
     """
+    stages = [operation.stages for operation in operations if operation.stages]
+    if stages and runs_as_chain(stages[0], x):
+        return _run_chains(stages, x, beside, weight)
+    return merged_normalise(operations, _bodies(operations, x, beside), weight)
+
+
+def _run_chains(
+    chains: Sequence[Sequence[Stage]], x: torch.Tensor, beside: Callable[[], torch.Tensor], weight: torch.Tensor
+) -> torch.Tensor:
+    wide = False
+    steps = []
+    for copies in zip(*chains, strict=True):
+        weights, hows = [], []
+        for convolutions in zip(*(stage.convolutions for stage in copies), strict=True):
+            if not wide and convolutions[0].groups > 1:
+                x, wide = beside(), True
+            together, how = _side_by_side(convolutions, wide)
+            weights.append(together)
+            hows.append(how)
+            wide = True
+        norms = [stage.norm for stage in copies]
+        scale, shift = _scale_and_shift(norms, weight if copies[0] is chains[0][-1] else None)
+        steps.append(Step(weights, hows, scale, shift, _running(norms)))
+    y = run_steps(steps, x)
+    for copies, step in zip(zip(*chains, strict=True), steps, strict=True):
+        _write_back([stage.norm for stage in copies], step.running)
+    return y
+
+
+def _side_by_side(copies: Sequence[FastConv2d], wide: bool) -> tuple[torch.Tensor, Convolution]:
+    """Return convolutions as one, of an input each (``wide``) or, ungrouped ones, of a common input."""
+    weights, how = [conv.cast_weight(conv.weight) for conv in copies], copies[0].how
+    if wide and how.groups == 1 and copies[0].kernel_size == (1, 1):
+        return torch.block_diag(*(weight.flatten(1) for weight in weights))[..., None, None], how
+    return torch.cat(weights), how._replace(groups=how.groups * (len(copies) if wide else 1))
+
+
+def _bodies(
+    operations: Sequence[WeightedOperation], x: torch.Tensor, beside: Callable[[], torch.Tensor]
+) -> torch.Tensor:
     wide = False
     for copies in zip(*(_layers(operation.body) for operation in operations), strict=True):
         if not wide and not _takes_common_input(copies[0]):
@@ -178,20 +236,43 @@ def _interleaved(copies: Sequence[InterleavedConv], x: torch.Tensor, wide: bool)
 def _norm(norms: Sequence[nn.BatchNorm2d], x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
     """Return all BatchNorms of an input each, scaled by ``weight`` (channels of all,) if it is given."""
     first = norms[0]
-    scale = None if first.weight is None else torch.cat([norm.weight for norm in norms])
-    shift = None if first.bias is None else torch.cat([norm.bias for norm in norms])
-    if weight is not None:
-        scale = weight if scale is None else weight * scale
-        shift = None if shift is None else weight * shift
-    use_batch = first.training or first.running_mean is None
-    momentum = cast(float, first.momentum)
-    if first.running_mean is None or not (first.track_running_stats or not first.training):
-        return F.batch_norm(x, None, None, scale, shift, use_batch, momentum, first.eps)
-    statistics = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-    running = cast("list[torch.Tensor]", statistics)
-    together = torch.cat(running)
-    mean, variance = together.chunk(2)
-    y = F.batch_norm(x, mean, variance, scale, shift, use_batch, momentum, first.eps)
-    if use_batch:
-        torch._foreach_copy_(running, together.chunk(len(running)))
+    scale, shift = _scale_and_shift(norms, weight)
+    if not first.training and first.running_mean is not None:
+        mean, variance = (torch.cat(kept) for kept in zip(*map(_kept, norms), strict=True))
+        return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, first.eps)
+    moved = _running(norms)
+    y = F.batch_norm(x, moved.mean, moved.var, scale, shift, True, moved.momentum, first.eps)
+    _write_back(norms, moved)
     return y
+
+
+def _scale_and_shift(
+    norms: Sequence[nn.BatchNorm2d], weight: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return those of all BatchNorms times ``weight``, (channels of all,) each, None for 1 and 0."""
+    scale = None if norms[0].weight is None else torch.cat([norm.weight for norm in norms])
+    shift = None if norms[0].bias is None else torch.cat([norm.bias for norm in norms])
+    if weight is None:
+        return scale, shift
+    return weight if scale is None else weight * scale, None if shift is None else weight * shift
+
+
+def _running(norms: Sequence[nn.BatchNorm2d]) -> Running:
+    """Return copies of the running statistics of all BatchNorms, side by side."""
+    first = norms[0]
+    if not (first.training and first.track_running_stats):
+        return Running(None, None, 0.0, first.eps)
+    mean, variance = (torch.cat(kept) for kept in zip(*map(_kept, norms), strict=True))
+    return Running(mean, variance, cast(float, first.momentum), first.eps)
+
+
+def _write_back(norms: Sequence[nn.BatchNorm2d], moved: Running) -> None:
+    """Hand every BatchNorm its part of what the copies have become."""
+    if moved.mean is not None and moved.var is not None:
+        apart = [kept for norm in norms for kept in _kept(norm)]
+        means, variances = moved.mean.chunk(len(norms)), moved.var.chunk(len(norms))
+        torch._foreach_copy_(apart, [part for parts in zip(means, variances, strict=True) for part in parts])
+
+
+def _kept(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    return cast("tuple[torch.Tensor, torch.Tensor]", (norm.running_mean, norm.running_var))

@@ -38,7 +38,7 @@ class WeightedOperation(nn.Module):
         layers = list(cast(nn.Sequential, operation)) if _is_sequence(operation) else [operation]
         single = _single_layers(operation)
         self.rectified = bool(single) and isinstance(single[0], nn.ReLU)
-        self._stages = stages_of(single[1:] if self.rectified else single)
+        self.stages = stages_of(single[1:] if self.rectified else single)
         if self.rectified and layers[0] is single[0]:  # one deeper inside makes no difference to what is rectified
             layers = layers[1:]
         folds = bool(layers) and isinstance(layers[-1], nn.BatchNorm2d)
@@ -62,8 +62,8 @@ class WeightedOperation(nn.Module):
         weight
             The mixture weight, repeated for every channel: (channels,). None for 1.
         """
-        if self._stages and runs_as_chain(self._stages, x):
-            return run_chain(self._stages, x, weight)
+        if self.stages and runs_as_chain(self.stages, x):
+            return run_chain(self.stages, x, weight)
         return self.normalise(self.body(x), weight)
 
     def normalise(self, x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -74,8 +74,9 @@ class Choices(Checked):
     unrolled
         Second order.
     merge_edges
-        Compute the operations of one kind that leave a node as one: fewer and larger kernels for a GPU, the same result
-        to rounding, slower on a CPU. Kinds that are not of convolutions, BatchNorm and ReLU are computed as ever.
+        Compute the operations of one kind that leave a node as one: fewer and larger kernels, the same result to
+        rounding. Kinds that are not of convolutions, BatchNorm and ReLU are computed as ever. None for where it was
+        measured to be faster: on a CPU, operations of few channels.
     cuda_graphs
         Capture both steps as CUDA graphs and replay them: no time for launching kernels one by one. First order, one
         GPU. The capture has not been run on a GPU yet.
@@ -96,7 +97,7 @@ class Choices(Checked):
     gradient_clip_val: float | None = setting(5.0, above=0, none="no clipping")
     warmup_epochs: int = setting(0, at_least=0)
     unrolled: bool = False
-    merge_edges: bool = False
+    merge_edges: bool | None = setting(None, none="as measured to be fastest")
     cuda_graphs: bool = False
 
     def check(self) -> None:

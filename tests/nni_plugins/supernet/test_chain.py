@@ -63,7 +63,7 @@ def test_equal_to_the_layers(
     same_weight = weight.detach().clone().requires_grad_()
     output = expected(images) * weight.view(-1, 1, 1)
     rectified = same_images.relu()
-    assert runs_as_chain(actual._stages or [], rectified)
+    assert runs_as_chain(actual.stages or [], rectified)
     same_output = actual(rectified, same_weight)
     torch.testing.assert_close(same_output, output, check_stride=False)
     output.sin().sum().backward()
@@ -195,7 +195,7 @@ def test_what_is_none(layers: list[nn.Module]) -> None:
 
 def test_not_in_evaluation_nor_without_gradients() -> None:
     made, images = fast(operation("dil_conv_3x3", 4)), torch.randn(2, 4, 6, 6, dtype=torch.float64)
-    stages = made._stages
+    stages = made.stages
     assert stages is not None
     assert runs_as_chain(stages, images)
     with torch.no_grad():

@@ -37,7 +37,7 @@ CASES = [
 ]  # fmt: skip
 
 
-def supernet_of(space: str, settings: dict[str, Any], *, merge_edges: bool) -> Any:
+def supernet_of(space: str, settings: dict[str, Any], *, merge_edges: bool | None) -> Any:
     torch.manual_seed(0)
     supernet: Any = BilevelSearch(merge_edges=merge_edges, **settings).mutate_model(SPACES[space]()).double()
     with torch.no_grad():
@@ -94,6 +94,22 @@ def test_equal_to_one_edge_after_the_other(space: str, settings: dict[str, Any])
     with batch_statistics(plain), batch_statistics(merged):
         torch.testing.assert_close(merged(inputs), plain(inputs))
     close(statistics_of(merged), statistics_of(plain))
+
+
+@pytest.mark.parametrize(("channels", "together"), [(4, {2, 3, 4}), (8, {2, 3, 4}), (12, {2}), (16, set())])
+def test_by_default_a_cpu_merges_few_channels_up_to_a_width(
+    channels: int, together: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to four edges leave a node; 32 channels hold two operations of 12."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    supernet: Any = BilevelSearch().mutate_model(DARTSSpace(channels=channels, layers=3))
+    first = cells_of(supernet)[0]
+    uses = [use for uses in first._uses.values() for use in uses.merged]
+    assert {len(use.keys) for use in uses} == together
+    assert all(isinstance(first.operations[key].norm, nn.BatchNorm2d) for use in uses for key in use.keys)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    supernet = BilevelSearch().mutate_model(DARTSSpace(channels=channels, layers=3))
+    assert not any(uses.merged for cell in cells_of(supernet) for uses in cell._uses.values())
 
 
 def test_operations_that_differ_between_edges() -> None:
