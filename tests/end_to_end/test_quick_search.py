@@ -12,7 +12,7 @@ from nni_plugins.report.decision import DECIDED_GAP, SETTLED
 from nni_plugins.run.search import search
 from nni_plugins.run.settings import Settings
 
-SEARCHES = [("entrannas", "darts"), ("darts", "s2"), ("relative_nas", "darts")]
+SEARCHES = [("entrannas", "darts"), ("darts", "s2"), ("relative_nas", "nasbench201")]
 """One of each kind and space; those on BCNN, partial channels among them, are of the demo."""
 
 

@@ -57,7 +57,7 @@ metric = {"parameter_id": record["parameter_id"], "trial_job_id": os.environ["NN
           "type": "FINAL", "sequence": 0, "value": json.dumps(value)}
 put({"type": "metric", "metric": json.dumps(metric)})
 with open(scored, "a") as file:
-    print(*digits, file=file)
+    print(record["parameter_source"], *digits, file=file)
 """
 
 RECORDING_TUNER = '''
@@ -159,6 +159,14 @@ class Workplace:
             assert time.monotonic() < end, self.logs()
             time.sleep(0.3)
 
+    def scored(self) -> dict[str, list[str]]:
+        """Candidates that trials have scored, by who handed them out: the tuner, or NNI after a resume."""
+        scored: dict[str, list[str]] = {"algorithm": [], "resumed": []}
+        for line in (self.folder / "scored").read_text().splitlines():
+            source, candidate = line.split(maxsplit=1)
+            scored[source].append(candidate)
+        return scored
+
     def logs(self) -> str:
         folder = self.folder / "experiments" / self.experiment.id / "log"
         return "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("*.log")))
@@ -205,6 +213,7 @@ def test_an_ended_and_resumed_experiment_ends_with_the_population_of_an_uninterr
     # The trials from parameter id 8 on, in the second generation, wait to be let go; one before has failed there.
     workplace.wait(lambda: len(workplace.trials("SUCCEEDED", "FAILED")) == 8 and workplace.trials("RUNNING"))
     done = {trial["trialJobId"]: trial["status"] for trial in workplace.trials("SUCCEEDED", "FAILED")}
+    before = workplace.scored()["algorithm"]
     if end == "stop":
         workplace.stop()
         assert json.loads(record.read_text())["generation"] == 1
@@ -220,8 +229,12 @@ def test_an_ended_and_resumed_experiment_ends_with_the_population_of_an_uninterr
     trials = workplace.trials()
     workplace.stop()
     assert done.items() <= {trial["trialJobId"]: trial["status"] for trial in trials}.items(), "nothing is lost"
-    scored = (tmp_path / "scored").read_text().splitlines()
-    assert len(scored) == len(set(scored)), "nothing is done twice"
+    scored = workplace.scored()
+    by_tuner, by_nni = scored["algorithm"], scored["resumed"]
+    assert len(by_tuner) == len(set(by_tuner)) and len(by_nni) == len(set(by_nni)), "nothing is done twice"
+    # NNI runs a trial again with the parameters that it had noted for it. Where it had exchanged those of two trials,
+    # they may be of the one that has ended, and the tuner hands out the others.
+    assert set(by_tuner).intersection(by_nni) <= set(before), "nothing is done by both"
 
     reference = uninterrupted().state
     resumed = json.loads(record.read_text())
