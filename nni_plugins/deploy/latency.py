@@ -147,8 +147,11 @@ def network_ms(nets: Sequence[nn.Module], example: Tensor, *, runs: int = 400, t
     its time by some percent. Sessions run in turn, a few runs each, so that a machine that slows down for seconds slows
     down all of them.
     """
-    image = {"images": example[:1].cpu().numpy()}
-    models = [_onnx(net, example[:1]) for net in nets]
+    return sessions_ms([_onnx(net, example[:1]) for net in nets], example[:1].cpu().numpy(), runs=runs, threads=threads)
+
+
+def sessions_ms(models: Sequence[bytes], image: Any, *, runs: int, threads: int) -> list[float]:
+    """Return the time of every ONNX model on ``image``, (1, C, H, W), as :func:`network_ms` does."""
     sessions = [open_session(model, threads) for model in models for _ in range(_SESSIONS)]
     clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     fastest = [float("inf")] * len(sessions)
@@ -156,7 +159,7 @@ def network_ms(nets: Sequence[nn.Module], example: Tensor, *, runs: int = 400, t
         for number, session in enumerate(sessions):
             for _ in range(_RUNS_IN_A_ROW):
                 start = clock()
-                session.run(None, image)
+                session.run(None, {"images": image})
                 fastest[number] = min(fastest[number], (clock() - start) / 1e6)
     return [statistics.mean(fastest[first : first + _SESSIONS]) for first in range(0, len(sessions), _SESSIONS)]
 

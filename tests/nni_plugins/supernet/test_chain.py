@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from nni_plugins.supernet.batch_norm import NARROW, is_narrow
+from nni_plugins.supernet import batch_norm
+from nni_plugins.supernet.batch_norm import ENOUGH, NARROW, VECTOR, is_narrow
 from nni_plugins.supernet.chain import Stage, run_chain, runs_as_chain
 from nni_plugins.supernet.fast_layers import lay_out, use_fast_layers
 from nni_plugins.supernet.operation import WeightedOperation, stages_of
@@ -17,6 +19,17 @@ from search_spaces.operations import make_operation
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 WIDTHS = [4, NARROW + 4]
+
+
+@pytest.fixture
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums over rows of pixels are for more numbers than a quick test has."""
+    monkeypatch.setattr(batch_norm, "ENOUGH", 0)
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_narrow_sums_run_here() -> None:
+    assert is_narrow(torch.randn(4, WIDTHS[0], 8, 8).to(memory_format=torch.channels_last))
 
 
 def operation(name: str, channels: int, stride: int = 1, *, affine: bool = False) -> nn.Module:
@@ -45,6 +58,7 @@ def by_name(module: WeightedOperation, tensors: Any) -> dict[str, torch.Tensor]:
     return names
 
 
+@pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("affine", [False, True])
@@ -80,6 +94,7 @@ def test_equal_to_the_layers(
             torch.testing.assert_close(buffers[place], buffer)
 
 
+@pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("channels", [2, 17])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_first_and_second_derivatives(memory_format: Any, channels: int) -> None:
@@ -138,6 +153,7 @@ def test_no_input_gradient_where_none_is_wanted() -> None:
 # BatchNorm alone, where channels are few
 
 
+@pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 1, 4, 4), (3, NARROW - 1, 2, 2), (3, NARROW, 2, 2), (1, 5, 3, 1)])
@@ -164,11 +180,16 @@ def test_batch_norm(shape: tuple[int, ...], affine: bool, momentum: float | None
 
 
 def test_what_is_narrow() -> None:
-    images = torch.randn(2, NARROW - 1, 4, 4)
-    assert not is_narrow(images)
-    assert is_narrow(images.to(memory_format=torch.channels_last))
-    assert not is_narrow(torch.randn(2, NARROW, 4, 4).to(memory_format=torch.channels_last))
-    assert not is_narrow(images.to(memory_format=torch.channels_last).bfloat16())
+    def last(channels: int, numbers: int = ENOUGH) -> torch.Tensor:
+        side = math.isqrt(numbers // channels) + 1
+        return torch.randn(2, channels, side - side % 2, side).to(memory_format=torch.channels_last)
+
+    assert is_narrow(last(NARROW - 1))
+    assert not is_narrow(last(NARROW - 1).contiguous())
+    assert not is_narrow(last(NARROW - 1).bfloat16())
+    assert not is_narrow(last(NARROW - 1, ENOUGH // 4))
+    assert not is_narrow(last(VECTOR))
+    assert not is_narrow(last(NARROW))
 
 
 # What is a chain
