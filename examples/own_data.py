@@ -4,7 +4,7 @@ From this folder, on one of the spaces of this package:
 
     nni-plugins search --strategy bnas_v2_clr --space bcnn --data own_data:stripes --out /tmp/own \
         --set space.channels=4 --set epochs=2 --set batch_size=32 --set lr=0.05 \
-        --set net.channels=4 --set net.deep_cells=0 --set net.enhancement_cells=1 --set retrain.epochs=3 \
+        --set net.channels=4 --set net.deep_cells=0 --set net.enhancement_cells=1 --set retrain.epochs=8 \
         --set retrain.batch_size=32 --set retrain.lr=0.05 --set retrain.cutout=0 --set retrain.drop_path=0
 
 What is not set is what the papers set for CIFAR-10: large networks and hundreds of epochs.

@@ -11,5 +11,5 @@ published rates of 3e-4 and 6e-4 no operation would lead by more than 0.001 of w
 DECIDES_WITH_CONFIDENCE = MappingProxyType({"arch_learning_rate": 0.5})
 """The confident learning rate is 0.44 of it on average."""
 
-DECIDES_AFTER_WARMUP = MappingProxyType({"arch_learning_rate": 0.35})
+DECIDES_AFTER_WARMUP = MappingProxyType({"arch_learning_rate": 0.5})
 """Two of the five epochs leave alpha as it is."""

@@ -58,7 +58,7 @@ def test_quick_settings_of_a_method_reach_recipe_and_strategy_on_digits_alone() 
     assert rate("digits") == 0.25
     assert rate("digits", arch_learning_rate="0.01") == 0.01
     assert rate("cifar10") == 6e-4
-    assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 15
+    assert Settings.of(strategy="relative_nas", space="darts", data="digits").search.epochs == 24
     assert Settings.of(strategy="relative_nas", space="darts", data="cifar10").search.epochs == 50
     found: Any = Settings.of(strategy="rf_darts", space="darts", data="digits").make_strategy().choices
     assert found.trains == BatchNormOnly(train_classifier=True)
