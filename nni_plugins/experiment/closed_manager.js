@@ -8,6 +8,7 @@
  * - paths cannot leave the experiment's folder;
  * - only the tuner that this manager has started may speak to it as the tuner: not one that outlived a killed manager;
  * - a tuner that starts slowly is waited for, and one that ends while starting is noticed at once;
+ * - trials get the parameters that are noted for them: see own_parameters.js;
  * - remote machines: see remote_workers.js.
  *
  * With the variable NNI_PLUGINS_OPEN_PAGE, NNI's page, and it alone, is served to other machines too, by this machine's
@@ -24,6 +25,7 @@ const os = require('os');
 const path = require('path');
 
 const { LOOPBACK, listenOnLoopback } = require('./trial_keeper.js');
+const { giveOwnParameters } = require('./own_parameters.js');
 const { makeWhole, reasonToRefuseWorker } = require('./remote_workers.js');
 
 const OWN_NAMES = new Set(['localhost', LOOPBACK, '[::1]']);
@@ -35,7 +37,11 @@ delete process.env.NNI_PLUGINS_OPEN_PAGE; // it is not for the trials, which may
 if (main.endsWith(path.join('nni_node', 'main.js'))) {
     listenOnLoopback(isOpen ? Number(process.argv[process.argv.indexOf('--port') + 1]) : undefined);
     refuseForeignRequests(watchTuner());
-    setImmediate(() => makeWhole(path.dirname(main))); // when the manager's own modules are loaded
+    setImmediate(() => {
+        // when the manager's own modules are loaded
+        giveOwnParameters(path.dirname(main));
+        makeWhole(path.dirname(main));
+    });
 }
 
 /* Replaces emit, and not each server's listeners, so that nothing of NNI's sees a request before it is judged. */

@@ -8,9 +8,9 @@ set.
 The whole search follows from the seed and the results, whatever the order they arrive in. So after ``nnictl resume``
 the tuner replays the results and is where it was. Three things of NNI 3.0 shape how it does that:
 
-- The local training service gives its parameters to whichever trial asks first. Results carry the right parameter id,
-  but the end of a trial may be told under the id of a trial started with it, and the finished trials handed back on
-  resume may have their values exchanged.
+- Parameters go to whichever trial asks first, unless ``nni-plugins`` has started the manager (``own_parameters.js``).
+  Results carry the right parameter id, but the end of a trial may be told under the id of a trial started with it, and
+  the finished trials handed back on resume may have their values exchanged.
 - Failed trials are not handed back on resume. Those of the generation that was open are run once more.
 - Interrupted trials are run again by NNI, which tells the tuner neither so nor, if one fails, that it did.
 
