@@ -29,6 +29,12 @@ NETWORKS = ("darts_v2", "pc_darts_cifar")
 PARTS = ("search", "networks")
 
 
+def is_commit(name: str) -> bool:
+    """Return whether the repository has a commit of this name."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "--quiet", "--verify", f"{name}^{{commit}}"]
+    return subprocess.run(git, capture_output=True, check=False).returncode == 0
+
+
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
     """Give a folder with ``commit``, for as long as it is used."""
@@ -137,8 +143,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("commit", nargs="?", help="what to compare with")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES))
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--rounds", type=int, default=3, help="searches of each version")
     parser.add_argument("--epochs", type=int, help="of a search (default: the demo's)")
     parser.add_argument("--runs", type=int, default=400, help="of a network")
@@ -151,13 +157,14 @@ def main() -> None:
         return
     if arguments.commit is None:
         parser.error("name the commit to compare with, such as 33b2b83^")
+    if not is_commit(arguments.commit):
+        parser.error(f"{arguments.commit} is no commit of this repository; name one that git log shows.")
+    rows: list[str] = []
     with checked_out(arguments.commit) as before:
-        rows = (
-            searches(before, arguments.strategies, arguments.rounds, arguments.epochs)
-            if "search" in arguments.parts
-            else []
-        )
-        rows += networks(before, arguments.networks, arguments.runs) if "networks" in arguments.parts else []
+        if "search" in arguments.parts:
+            rows += searches(before, arguments.strategies, arguments.rounds, arguments.epochs)
+        if "networks" in arguments.parts:
+            rows += networks(before, arguments.networks, arguments.runs)
     import torch
 
     from nni_plugins.deploy.latency import machine

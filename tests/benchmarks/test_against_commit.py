@@ -28,3 +28,10 @@ def test_a_commit_against_itself(tmp_path: Path) -> None:
     assert min(seconds) > 0 and float(ratio) == pytest.approx(seconds[1] / seconds[0], abs=0.05)
     trees = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True).stdout
     assert "/tree" not in trees
+
+
+def test_what_is_no_commit_is_refused_in_a_sentence() -> None:
+    command = [sys.executable, "benchmarks/against_commit.py", "nosuch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nosuch is no commit of this repository; name one that git log shows." in done.stderr
