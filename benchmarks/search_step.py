@@ -162,6 +162,7 @@ def measure(
     strategy.mutate_evaluator(Lightning(module, trainer, loader, loader)).evaluate(supernet)
     seconds = statistics.median(timer.seconds[2:-1])
     product, copy = machine_limit()
+    threads = torch.get_num_threads()
     return {
         "seconds": seconds,
         "cpu_seconds": statistics.median(timer.cpu_seconds[2:-1]),
@@ -170,7 +171,7 @@ def measure(
         "peak_mb": timer.peak,
         "multiplying": timer.work.flops / product,
         "moving": timer.work.bytes / copy,
-        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}",
         "torch": torch.__version__,
     }
 
@@ -222,26 +223,34 @@ def compare(case: str, variants: list[Variant], arguments: argparse.Namespace) -
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> str:
-    """Return the rows as Markdown, relative to the first."""
+    """Return the rows as Markdown, relative to the first, without columns that nothing is in."""
     base = rows[0]
+    cells = [described(row, base) for row in rows]
+    columns = [name for name in cells[0] if any(cell[name] for cell in cells)]
     lines = [
         f"{title}; {base['device']}; torch {base['torch']}, NNI 3.0, Python {platform.python_version()}",
         "",
-        f"| strategy | s/step | faster than {base['name']} | CPU s/step | faster by CPU | peak MB | of its peak | "
-        "derivation | compilation, s | only multiplying, s | only moving, s |",
-        f"|{' --- |' * 11}",
+        *(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns))),
+        *(f"| {' | '.join(cell[name] for name in columns)} |" for cell in cells),
     ]
-    for row in rows:
-        faster, of_cpu = (base[name] / row[name] for name in ("seconds", "cpu_seconds"))
-        share = row["peak_mb"] / base["peak_mb"]
-        derivation = "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}"
-        start = f"{row['start']:.0f}" if row["compiled"] else ""
-        limits = f"{row['multiplying']:.3f} | {row['moving']:.3f}"
-        lines.append(
-            f"| {row['name']} | {row['seconds']:.3f} | {faster:.2f}x | {row['cpu_seconds']:.3f} | {of_cpu:.2f}x | "
-            f"{row['peak_mb']:.0f} | {share:.2f} | {derivation} | {start} | {limits} |"
-        )
     return "\n".join(lines) + "\n"
+
+
+def described(row: dict[str, Any], base: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of a row by their columns."""
+    return {
+        "strategy": row["name"],
+        "s/step": f"{row['seconds']:.3f}",
+        f"faster than {base['name']}": f"{base['seconds'] / row['seconds']:.2f}x",
+        "CPU s/step": f"{row['cpu_seconds']:.3f}",
+        "faster by CPU": f"{base['cpu_seconds'] / row['cpu_seconds']:.2f}x",
+        "peak MB": f"{row['peak_mb']:.0f}",
+        "of its peak": f"{row['peak_mb'] / base['peak_mb']:.2f}",
+        "derivation": "" if row["derivation"] is None else f"{row['derivation'] / row['seconds']:.2%}",
+        "compilation, s": f"{row['start']:.0f}" if row["compiled"] else "",
+        "only multiplying, s": f"{row['multiplying']:.3f}",
+        "only moving, s": f"{row['moving']:.3f}",
+    }
 
 
 def main() -> None:
