@@ -16,7 +16,7 @@ from nni_plugins.commands import COMMANDS, Command
 from nni_plugins.tools.console import complain, quiet_libraries
 from nni_plugins.tools.diverged import Diverged
 from nni_plugins.tools.own_code import allow_own_code
-from nni_plugins.tools.stopping import Stopped, say_stopped, stopping_on_signals
+from nni_plugins.tools.stopping import Stopped, end_unread, output_is_unread, say_stopped, stopping_on_signals
 
 RESUME_ADVICE = "run the same command again to resume after the last finished epoch."
 
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if all is well, 1 if a check failed, 2 for a mistake in the command, 130 after Ctrl-C and 143 after SIGTERM.
+        0 if all is well, 1 if a check failed or nobody reads the output on, 2 for a mistake in the command, 130 after
+        Ctrl-C and 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -72,7 +73,11 @@ def _run(words: Sequence[str]) -> int:
     quiet_libraries()
     try:
         allow_own_code(arguments)
-        return command(arguments.command).run(arguments)
+        status = command(arguments.command).run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError as error:
+        return end_unread() if output_is_unread() else complain(error)
     except (ValueError, OSError, MemoryError, Diverged) as error:
         return complain(error)
 

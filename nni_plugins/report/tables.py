@@ -34,7 +34,7 @@ def print_description(description: Mapping[str, Any]) -> None:
     console = Console()
     for name, value in description.items():
         if name != "cells":
-            console.print(f"{name.replace('_', ' ')}: {_readable(value)}", markup=False)
+            console.print(f"{name.replace('_', ' ')}: {_readable(value)}", markup=False, soft_wrap=True)
 
 
 def _readable(value: Any) -> str:

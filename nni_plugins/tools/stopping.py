@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -63,3 +64,16 @@ def say_stopped(stopped: Stopped, advice: str = "") -> int:
     """Print one line on standard error, that the program was stopped and what to do; return its exit status."""
     print(f"nni-plugins: stopped by {stopped.cause}{advice and '; '}{advice}", file=sys.stderr, flush=True)
     return stopped.status
+
+
+def output_is_unread() -> bool:
+    """Return whether standard output is a pipe whose reader has gone, as ``head`` does when it has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # whether a pipe is broken is told without being asked for
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def end_unread() -> int:
+    """Drop what is left of the output; return 1, the status that Rich ends with where it prints to nobody."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains of its last flush
+    return 1

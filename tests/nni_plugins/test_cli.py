@@ -15,6 +15,8 @@ from nni_plugins.cli import build_parser, main
 from nni_plugins.run.genotypes import load_genotype
 from search_spaces import published
 
+EXAMPLE = Path(__file__).parents[2] / "exported" / "example"
+
 
 def test_describe_a_published_genotype(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "bnas_v2_clr_v1", "--json"]) == 0
@@ -171,3 +173,14 @@ def test_the_cell_of_an_earlier_epoch_is_taken_from_a_result_folder(tmp_path: Pa
         load_genotype(str(tmp_path), 0)
     with pytest.raises(ValueError, match="but there is no darts_v2"):
         load_genotype("darts_v2", 1)
+
+
+@pytest.mark.parametrize("words", [["list"], ["compare", str(EXAMPLE), "--json"]], ids=["a table", "JSON"])
+def test_a_reader_who_has_seen_enough_is_no_mistake(words: list[str]) -> None:
+    command = [sys.executable, "-m", "nni_plugins.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+    assert listing.returncode == 1
