@@ -165,9 +165,7 @@ class BilevelSearch(SearchMethod, DARTS):
 
     def too_short(self, steps: int, epochs: int) -> str | None:
         """Return a sentence with another architecture learning rate where alpha's path is too short to decide."""
-        choices = self.choices
-        factors = sum(choices.arch_lr.factor(epoch, epochs) for epoch in range(choices.warmup_epochs, epochs))
-        path = choices.arch_learning_rate * factors * steps
+        choices, path = self.choices, self._path(steps, epochs)
         if path >= DECIDING_PATH:
             return None
         rate = rounded_up(choices.arch_learning_rate * DECIDING_PATH / path)
@@ -179,18 +177,37 @@ class BilevelSearch(SearchMethod, DARTS):
         )
 
     def undecided(self, module: pl.LightningModule, last: Mapping[str, float]) -> str | None:
-        """Return a sentence with the rate at which the search would have decided, as far as its own gap tells."""
+        """Return a sentence with what would have let the search decide: another rate, or no weight decay of alpha.
+
+        Adam takes the sum of the gradient and of ``arch_weight_decay * alpha``. Where the gradient is weak, as with
+        partial channels, alpha stays where the two are equal, at any rate. Not stated in the papers; measured in
+        docs/figures.md.
+        """
         assert isinstance(module, BilevelModule)
+        choices, trainer = self.choices, module.trainer
         gap, tables = last[ALPHA_GAP.name], [each.probabilities() for each in module.architectures()]
         candidates = sum(table.numel() for table in tables) / sum(len(table) for table in tables)
         if not 0 < gap < DECIDED_GAP:
             return None
-        rate = rate_to_decide(self.choices.arch_learning_rate, gap, candidates)
+        before = choices.arch_learning_rate
+        rate = rate_to_decide(before, gap, candidates)
+        fix = f"a search as long decides at about --set arch_learning_rate={rate:g} (it was {before:g})"
+        path = self._path(int(trainer.num_training_batches), trainer.max_epochs or 0)
+        if path >= DECIDING_PATH and choices.arch_weight_decay:
+            fix = (
+                "the rate would let alpha go far enough, but its weight decay holds it back: --set arch_weight_decay=0 "
+                f"(it was {choices.arch_weight_decay:g})"
+            )
         return (
             f"The search has not decided: an edge's best operation leads by {gap:.2g} of weight on average, and "
-            f"{DECIDED_GAP} makes a decision, so that chance has picked much of the cell; a search as long decides at "
-            f"about --set arch_learning_rate={rate:g} (it was {self.choices.arch_learning_rate:g})."
+            f"{DECIDED_GAP} makes a decision, so that chance has picked much of the cell; {fix}."
         )
+
+    def _path(self, steps: int, epochs: int) -> float:
+        """Return how far Adam could take alpha: the sum of the rates of all architecture steps."""
+        choices = self.choices
+        factors = sum(choices.arch_lr.factor(epoch, epochs) for epoch in range(choices.warmup_epochs, epochs))
+        return choices.arch_learning_rate * factors * steps
 
     def val_dataloader(self, train_dataloader_fn: Any, val_dataloader_fn: Any) -> Any:
         """Return the validation data, so that every epoch reports an accuracy (NNI's DARTS validates nothing)."""

@@ -123,6 +123,19 @@ def test_an_undecided_search_is_told_a_rate_that_decides(
     assert decided.history[-1]["changed_since_initial"] > 0.3
 
 
+def test_an_undecided_search_whose_alpha_is_held_back_is_told_so(
+    tiny_data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides: dict[str, Any] = {"strategy": "darts", "arch_learning_rate": 0.5, "epochs": 8}
+    run(tiny_data, tmp_path / "held", arch_weight_decay=10.0, **overrides)
+    (told,) = (record.getMessage() for record in caplog.records if "has not decided" in record.getMessage())
+    assert told.endswith("but its weight decay holds it back: --set arch_weight_decay=0 (it was 10).")
+    caplog.clear()
+    free = run(tiny_data, tmp_path / "free", arch_weight_decay=0.0, **overrides)
+    assert free.history[-1]["alpha_gap"] > DECIDED_GAP
+    assert "has not decided" not in caplog.text
+
+
 def test_where_the_architecture_started_is_known_after_a_resumption(tiny_data: str, tmp_path: Path) -> None:
     overrides: dict[str, Any] = {"strategy": "darts", "arch_learning_rate": 0.1}
     whole = run(tiny_data, tmp_path / "whole", **overrides)
