@@ -334,7 +334,8 @@ class Comparison:
                 cell = self.trained(piece.name, Genotype.from_json(outcome["genotype"]), known)
                 cells.extend([cell] if cell else [])
         for name, genotype in self.published.items():
-            groups[name] = [cell] if (cell := self.trained(name, genotype)) else []
+            # a published cell may have the name of the strategy that found it
+            groups[f"{name} (published)"] = [cell] if (cell := self.trained(name, genotype)) else []
         random = [self.trained(f"random_{n}", cell) for n, cell in enumerate(self.random)]
         return {name: cells for name, cells in groups.items() if cells}, [cell for cell in random if cell]
 

@@ -80,6 +80,28 @@ def test_the_first_seed_of_everything_comes_first_and_random_cells_in_turn(tmp_p
     ]  # fmt: skip
 
 
+def test_a_published_cell_does_not_take_the_place_of_those_found_by_its_strategy(tmp_path: Path) -> None:
+    arguments = parse(["digits", "--space", "darts", "--strategies", "relative_nas", "--output", str(tmp_path)])
+    comparison = Comparison(arguments, small_images(arguments))
+    cells = {"relative_nas": comparison.random[0], "relative_nas (published)": comparison.published["relative_nas"]}
+    search = comparison.search_of("relative_nas", 0)
+    assert search is not None
+    trainings = [
+        comparison.training_of(name, cell, 0)
+        for name, cell in zip((search.name, "relative_nas"), cells.values(), strict=True)
+    ]
+    (tmp_path / "pieces").mkdir()
+    for piece, outcome in [
+        (search, {"genotype": cells["relative_nas"].to_json(), "seconds": 1.0}),
+        *((training, {"accuracy": 90.0, "parameters": 100}) for training in trainings),
+    ]:
+        (tmp_path / "pieces" / f"{piece.file_name(comparison.data_sha256)}.json").write_text(json.dumps(outcome))
+    groups, _ = comparison.collect()
+    assert {name: [cell.genotype for cell in found] for name, found in groups.items()} == {
+        name: [cell.to_json()] for name, cell in cells.items()
+    }
+
+
 def test_random_cells_can_be_found_by_a_search_and_grow_in_number() -> None:
     cells = random_cells(small_space(), "bcnn", 6, seed=0)
     assert len(set(cells)) == 6
