@@ -29,6 +29,7 @@ from nni_plugins.methods.metric import ALPHA_GAP, Metrics
 from nni_plugins.methods.spec import PUBLISHED_EPOCHS, EpochEnd, SearchMethod, Values
 from nni_plugins.report.decision import DECIDED_GAP, rate_to_decide, rounded_up
 from nni_plugins.supernet.build import Builder
+from nni_plugins.supernet.channels import PartialChannels
 from nni_plugins.supernet.fast_layers import lay_out, prefers_channels_last, use_fast_layers
 from nni_plugins.tools.allocator import keep_freed_memory
 from search_spaces.arguments import refuse_unknown
@@ -164,16 +165,17 @@ class BilevelSearch(SearchMethod, DARTS):
         return measure(module, epoch)
 
     def too_short(self, steps: int, epochs: int) -> str | None:
-        """Return a sentence with another architecture learning rate where alpha's path is too short to decide."""
+        """Return a sentence with the settings that let the search decide, where alpha's path is too short."""
         choices, path = self.choices, self._path(steps, epochs)
         if path >= DECIDING_PATH:
             return None
-        rate = rounded_up(choices.arch_learning_rate * DECIDING_PATH / path)
+        fix = f"--set arch_learning_rate={rounded_up(choices.arch_learning_rate * DECIDING_PATH / path):g}"
+        if isinstance(choices.channels, PartialChannels) and choices.arch_weight_decay:
+            fix += " --set arch_weight_decay=0"  # it outweighs their weak gradient, see `undecided`
         return (
             f"arch_learning_rate={choices.arch_learning_rate:g} moves alpha by {path:.2g} at the most in the "
             f"{steps * (epochs - choices.warmup_epochs)} steps that this data gives the architecture, too little to "
-            f"prefer an operation; --set arch_learning_rate={rate:g} lets the search decide (our own estimate, not a "
-            "published value)."
+            f"prefer an operation; the search decides with {fix} (our own estimate, not a published value)."
         )
 
     def undecided(self, module: pl.LightningModule, last: Mapping[str, float]) -> str | None:
