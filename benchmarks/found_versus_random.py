@@ -5,9 +5,10 @@
 
 Cells found by each strategy with several seeds, the published cells of the space and random ones (NNI's random
 strategy) are trained by one recipe with several seeds and tested on the test images. NNI's own DARTS and its
-regularized evolution take part; the evolution trains candidates for a short time until it has used as many seconds as
-our searches of that seed did on average. Random cells, the evolution and NNI's DARTS draw from the candidates without
-``none``, which our searches never derive.
+regularized evolution take part at about equal seconds: NNI's DARTS has fewer epochs, since its step takes longer, and
+the evolution trains candidates for a short time until it has used as many seconds as our searches of that seed did on
+average. Random cells, the evolution and NNI's DARTS draw from the candidates without ``none``, which our searches never
+derive.
 
 Every search and every training is a piece with a process of its own. A piece that is done is kept under
 ``OUTPUT/pieces`` by all that it depends on and not done again; one that is interrupted resumes after its last epoch.
@@ -78,10 +79,11 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 SMALL: dict[str, Any] = {
     "images": 10_000, "size": 16, "channels": 8, "epochs": 6, "batch": 64, "lr": 0.05, "random": 24,
-    "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 6, "population": 6,
+    "train_epochs": 4, "train_batch": 128, "train_lr": 0.1, "generations": 6, "population": 6, "nni_epochs": 2,
 }  # fmt: skip
 DIGITS = {**SMALL, "images": None, "channels": 2, "epochs": 3, "random": 8, "seeds": 2, "train_seeds": 1,
-          "train_epochs": 2, "train_batch": 64, "train_lr": 0.05, "generations": 1, "population": 4}  # fmt: skip
+          "train_epochs": 2, "train_batch": 64, "train_lr": 0.05, "generations": 1, "population": 4,
+          "nni_epochs": 1}  # fmt: skip
 """Sizes for CIFAR-10 and for the embedded digits."""
 
 
@@ -257,11 +259,13 @@ class Comparison:
             ]
             settings = self.settings(seed, **{"retrain.epochs": arguments.candidate_epochs})
             return Piece("evolution", name, settings, budget=float(np.mean(seconds))) if seconds else None
-        own: dict[str, Any] = {"epochs": arguments.epochs, "lr": arguments.lr, **OWN_SETTINGS.get(strategy, {})}
+        others = {"relative_nas": arguments.generations, NNI_DARTS: arguments.nni_epochs}
+        epochs = others.get(strategy, arguments.epochs)
+        own: dict[str, Any] = {"epochs": epochs, "lr": arguments.lr, **OWN_SETTINGS.get(strategy, {})}
         if strategy == "relative_nas":
-            own |= {"epochs": arguments.generations, "population_size": arguments.population, "cutout": 0}
+            own |= {"population_size": arguments.population, "cutout": 0}
         else:
-            steps = arguments.epochs * (len(self.data.x_train) // 2 // arguments.batch)
+            steps = epochs * (len(self.data.x_train) // 2 // arguments.batch)
             own["arch_learning_rate"] = round(TRAVEL.get(strategy, USUAL_TRAVEL) / steps, 4)
         if strategy == NNI_DARTS:
             own["space.operations"] = DARTS_OPERATIONS_WITHOUT_NONE
@@ -355,7 +359,8 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         f"{comparison.data.name}, {len(comparison.data.x_train):,} training and {len(comparison.data.x_test):,} test "
         f"images at {arguments.size}x{arguments.size}. Searches: C={arguments.channels}, {arguments.epochs} epochs, "
         f"batch {arguments.batch}, learning rate {arguments.lr:g} (RelativeNAS: {arguments.generations} generations of "
-        f"{arguments.population}; the evolution: {arguments.candidate_epochs} epoch(s) a candidate). Trainings: "
+        f"{arguments.population}; NNI's DARTS: {arguments.nni_epochs} epoch(s); its evolution: "
+        f"{arguments.candidate_epochs} epoch(s) a candidate). Trainings: "
         f"C={arguments.channels}, {arguments.train_epochs} epochs, batch {arguments.train_batch}, learning rate "
         f"{arguments.train_lr:g}. {platform.machine()} CPU, one thread, torch {importlib.metadata.version('torch')}, "
         f"Python {platform.python_version()}.",
@@ -410,6 +415,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-batch", type=int)
     parser.add_argument("--train-lr", type=float)
     parser.add_argument("--candidate-epochs", type=int, default=1, help="epochs of every candidate of the evolution")
+    parser.add_argument("--nni-epochs", type=int, help="of NNI's DARTS, whose epochs take longer than ours")
     parser.add_argument("--generations", type=int, help="of RelativeNAS")
     parser.add_argument("--population", type=int, help="of RelativeNAS")
     parser.add_argument(

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from found_versus_random import Comparison, parse, write_results
+from found_versus_random import NNI_DARTS_CODE, Comparison, parse, write_results
 from nni_contenders import POPULATION, evolve, random_cells
 from pieces import TimeIsUp
 from searching import small_images
 
+from nni_plugins.tools.own_code import allow
 from search_spaces import BCNN
 from search_spaces.operation_names import DARTS_OPERATIONS_WITHOUT_NONE
 
@@ -78,6 +79,17 @@ def test_the_first_seed_of_everything_comes_first_and_random_cells_in_turn(tmp_p
         ("search", "relative_nas_0"), *(("training", name) for name in trained[4:]),
         ("search", "bnas_d_0"), ("search", "bnas_d_1"), ("search", "relative_nas_0"), ("search", "relative_nas_1"),
     ]  # fmt: skip
+
+
+def test_nni_s_darts_has_its_own_number_of_epochs_and_travels_as_far(tmp_path: Path) -> None:
+    allow(NNI_DARTS_CODE, "strategy")
+    arguments = parse(["digits", "--nni-epochs", "2", "--epochs", "6", "--output", str(tmp_path)])
+    comparison = Comparison(arguments, small_images(arguments))
+    ours, nnis = (comparison.search_of(name, 0) for name in ("bnas_d", "nni_darts"))
+    assert ours is not None and nnis is not None
+    assert (ours.settings.search.epochs, nnis.settings.search.epochs) == (6, 2)
+    rates = [piece.settings.choices["arch_learning_rate"] for piece in (ours, nnis)]
+    assert rates[1] == pytest.approx(3 * rates[0], abs=2e-4)
 
 
 def test_a_published_cell_does_not_take_the_place_of_those_found_by_its_strategy(tmp_path: Path) -> None:
