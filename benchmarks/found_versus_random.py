@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from nni_contenders import POPULATION, TOURNAMENT, evolve, random_cells
 from pieces import Clock, Pieces, Work, run_to_results
-from ranking import Trained, figures, picture, rank_test, seed_noise, table
+from ranking import Trained, correlations, figures, picture, rank_test, seed_noise, table
 from searching import decision, prepare, search_arguments, small_images, without_cells
 
 from nni_plugins.data import ImageData
@@ -387,6 +387,12 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
             "",
             f"Standard deviation of a random cell's accuracy between seeds of its training: {noise[0]:.2f} points; "
             f"between cells: {noise[1]:.2f} points.",
+        ]
+    if (found := correlations(random)) is not None:
+        lines += [
+            "",
+            f"Correlation of a random cell's accuracy with its number of parameters: {found[0]:.2f}; with the depth of "
+            f"its cells (longest path to a node, mean over the nodes): {found[1]:.2f}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import mannwhitneyu, percentileofscore
+from scipy.stats import mannwhitneyu, pearsonr, percentileofscore
+
+from search_spaces import Genotype
 
 ALIKE = 0.15
 """Cells whose parameters differ by at most this share count as equally large."""
@@ -146,6 +148,30 @@ def seed_noise(cells: Sequence[Trained]) -> tuple[float, float] | None:
         return None
     within = float(np.sqrt(np.mean([np.var(cell.accuracies, ddof=1) for cell in twice])))
     return within, float(np.std([cell.accuracy for cell in twice], ddof=1))
+
+
+def depth(genotype: Genotype) -> float:
+    """Return the number of operations on the longest path to a node, the mean over the nodes of all cells."""
+    depths: list[int] = []
+    for nodes in genotype.cells.values():
+        longest = [0] * genotype.num_inputs
+        for node in nodes:
+            longest.append(1 + max(longest[source] for _, source in node))
+        depths += longest[genotype.num_inputs :]
+    return float(np.mean(depths))
+
+
+def correlations(cells: Sequence[Trained]) -> tuple[float, float] | None:
+    """Return Pearson's correlation of the cells' accuracies with their parameters, and with their depths.
+
+    None for fewer than three cells, of which any two would lie on a line.
+    """
+    if len(cells) < 3:
+        return None
+    depths = [depth(Genotype.from_json(cell.genotype)) for cell in cells]
+    accuracies = [cell.accuracy for cell in cells]
+    sides = ([cell.parameters for cell in cells], depths)
+    return tuple(float(pearsonr(accuracies, side).statistic) for side in sides)  # type: ignore[return-value]
 
 
 def picture(groups: Mapping[str, Sequence[Trained]], random: Sequence[Trained], title: str, path: Path) -> None:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ranking import Trained, equally_large, figures, percentile, picture, rank_test, seed_noise, table
+from ranking import (
+    Trained,
+    correlations,
+    depth,
+    equally_large,
+    figures,
+    percentile,
+    picture,
+    rank_test,
+    seed_noise,
+    table,
+)
+
+from search_spaces import Genotype
 
 
 def cell(*accuracies: float, parameters: int = 100, **search: float) -> Trained:
@@ -42,6 +55,28 @@ def test_the_rank_test_is_one_sided_and_exact() -> None:
     assert rank_test(worse, RANDOM[:3]) == pytest.approx(1.0)
     assert rank_test([], RANDOM) is None
     assert rank_test(better, []) is None
+
+
+def chain(*inputs: int) -> Genotype:
+    nodes = tuple((("skip_connect", source), ("skip_connect", 0)) for source in inputs)
+    return Genotype("my:SPACE", {"cell": nodes}, num_inputs=2)
+
+
+def test_the_depth_of_a_cell_is_the_mean_of_its_nodes_longest_paths() -> None:
+    assert depth(chain(1, 1, 1)) == 1
+    assert depth(chain(1, 2, 3)) == 2  # 1, 2 and 3 operations
+    assert depth(chain(1, 2, 2)) == pytest.approx(5 / 3)
+
+
+def test_correlations_with_parameters_and_depth() -> None:
+    cells = [
+        Trained(genotype.to_json(), parameters, (accuracy,))
+        for genotype, parameters, accuracy in [(chain(1, 2), 1, 10.0), (chain(1, 1), 3, 20.0), (chain(1, 1), 2, 30.0)]
+    ]
+    with_parameters, with_depth = correlations(cells) or (0.0, 0.0)
+    assert with_parameters == pytest.approx(0.5)
+    assert with_depth == pytest.approx(-(3**0.5) / 2)  # deviations -1, 0, 1 and 2/3, -1/3, -1/3
+    assert correlations(cells[:2]) is None
 
 
 def test_noise_between_seeds_and_between_cells() -> None:
