@@ -18,7 +18,7 @@ from ranking import (
     table,
 )
 
-from search_spaces import Genotype
+from search_spaces import Connection, Genotype
 
 
 def cell(*accuracies: float, parameters: int = 100, **search: float) -> Trained:
@@ -58,7 +58,7 @@ def test_the_rank_test_is_one_sided_and_exact() -> None:
 
 
 def chain(*inputs: int) -> Genotype:
-    nodes = tuple((("skip_connect", source), ("skip_connect", 0)) for source in inputs)
+    nodes = tuple((Connection("skip_connect", source), Connection("skip_connect", 0)) for source in inputs)
     return Genotype("my:SPACE", {"cell": nodes}, num_inputs=2)
 
 
