@@ -36,10 +36,21 @@ class Noise(nn.Module):
 
 
 class InterleavedConv(nn.Module):
-    """Two stride-2 1x1 convolutions, one on the even and one on the odd pixels, concatenated."""
+    """Two stride-2 1x1 convolutions, one on the even and one on the odd pixels, concatenated.
+
+    Raises
+    ------
+    ValueError
+        If there is no channel for each of the two.
+    """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
+        if channels_out < 2:
+            raise ValueError(
+                f"A skip connection that halves the resolution needs at least 2 channels, got {channels_out}; widen "
+                "the network, or with partial channels choose a smaller K."
+            )
         self.even = nn.Conv2d(channels_in, channels_out // 2, 1, stride=2, bias=False)
         self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, stride=2, bias=False)
 

@@ -418,6 +418,7 @@ def test_data(data: str, sentence: str, here: Path, capsys: pytest.CaptureFixtur
         ("space.layers=3", "layers=3 convolution cells cannot be shared evenly by 2 blocks; choose a multiple of 2."),
         ("batch_size=100000", "batch_size 100000 exceeds"),
         ("channels=PartialChannels(fraction=3)", "K=3 do not divide"),
+        ("space.channels=2", "halves the resolution needs at least 2 channels, got 1; widen"),  # K=4 of twice 2
     ],
 )
 def test_settings_that_do_not_fit_the_data(
