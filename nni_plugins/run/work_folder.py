@@ -8,6 +8,7 @@ computed it so far. So a run whose retraining is set otherwise still has its sea
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -78,9 +79,11 @@ class Stage:
 
     @classmethod
     def of_search(cls, settings: Settings, data_sha256: str) -> Stage:
-        """Return the search of ``settings``."""
+        """Return the search of ``settings``, whose table of latencies, if they name one, must exist."""
         parts = ("strategy", "space", "data", "seed", "choices", "search", "space_arguments")
-        return cls("search", _chosen(settings, parts), settings.data, data_sha256)
+        path = settings.search.latency_table
+        table = {} if path is None else {"latency_table": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+        return cls("search", {**_chosen(settings, parts), **table}, settings.data, data_sha256)
 
     @classmethod
     def of_retraining(

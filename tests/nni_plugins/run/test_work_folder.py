@@ -84,6 +84,18 @@ def test_a_search_with_other_settings_is_refused_once_an_epoch_is_done(
     assert (tmp_path / "search" / "settings.json").read_bytes() == before
 
 
+def test_a_search_whose_table_of_latencies_has_changed_is_refused(tmp_path: Path, settings: Settings) -> None:
+    table = tmp_path / "table.json"
+    aware = replace(settings, search=replace(settings.search, latency_table=str(table)))
+    table.write_text("{}")
+    Stage.of_search(aware, "f00d").enter(tmp_path)
+    checkpoint(tmp_path)
+    Stage.of_search(aware, "f00d").enter(tmp_path)
+    table.write_text('{"places": []}')
+    with pytest.raises(ValueError, match="holds a search with other settings"):
+        Stage.of_search(aware, "f00d").enter(tmp_path)
+
+
 @pytest.mark.parametrize("change", [RETRAINING, NET], ids=["retrain.lr", "net.channels"])
 def test_a_search_does_not_depend_on_the_retraining(change: Change, tmp_path: Path, settings: Settings) -> None:
     Stage.of_search(settings, "f00d").enter(tmp_path)
