@@ -357,6 +357,7 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
     noise = seed_noise(random)
     ours = [cell for strategy in arguments.strategies if strategy not in NAMES for cell in groups.get(strategy, ())]
     p = rank_test(ours, random)
+    own = ", ".join(f"{name}={value}" for name, value in arguments.set.items())
     lines = [
         f"# Found cells among random ones, {arguments.space} space",
         "",
@@ -366,8 +367,8 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         f"{arguments.population}; NNI's DARTS: {arguments.nni_epochs} epoch(s); its evolution: "
         f"{arguments.candidate_epochs} epoch(s) a candidate). Trainings: "
         f"C={arguments.channels}, {arguments.train_epochs} epochs, batch {arguments.train_batch}, learning rate "
-        f"{arguments.train_lr:g}. {platform.machine()} CPU, one thread, torch {importlib.metadata.version('torch')}, "
-        f"Python {platform.python_version()}.",
+        f"{arguments.train_lr:g}.{f' But {own}.' if own else ''} {platform.machine()} CPU, one thread, "
+        f"torch {importlib.metadata.version('torch')}, Python {platform.python_version()}.",
         "",
         "Means ± standard deviations over cells. Percentile: share of the random cells that are less accurate, and of "
         "those within 15 % of the cell's parameters (*equally large*). Search s: CPU seconds. Decided: 1 - entropy / "

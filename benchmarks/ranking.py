@@ -168,10 +168,9 @@ def correlations(cells: Sequence[Trained]) -> tuple[float, float] | None:
     """
     if len(cells) < 3:
         return None
+    accuracies, parameters = ([getattr(cell, name) for cell in cells] for name in ("accuracy", "parameters"))
     depths = [depth(Genotype.from_json(cell.genotype)) for cell in cells]
-    accuracies = [cell.accuracy for cell in cells]
-    sides = ([cell.parameters for cell in cells], depths)
-    return tuple(float(pearsonr(accuracies, side).statistic) for side in sides)  # type: ignore[return-value]
+    return float(pearsonr(accuracies, parameters).statistic), float(pearsonr(accuracies, depths).statistic)
 
 
 def picture(groups: Mapping[str, Sequence[Trained]], random: Sequence[Trained], title: str, path: Path) -> None:
