@@ -1,0 +1,90 @@
+"""Random cells in supernets, on digits."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from found_versus_random import Comparison, parse
+from pieces import Clock
+from ranking import Trained
+from scipy.stats import kendalltau
+from searching import small_images
+from supernet_ranking import SupernetRanking, between_seeds, do_ranking, losses, make, write_results
+
+from nni_plugins.run.search import build_search
+
+TINY = [
+    *("digits", "--images", "96", "--size", "8", "--random", "4", "--seeds", "1", "--train-seeds", "2"),
+    *("--epochs", "1", "--batch", "16"),
+]
+
+
+def comparison_at(output: Path, *strategies: str) -> Comparison:
+    arguments = parse([*TINY, "--strategies", *strategies, "--output", str(output)])
+    return Comparison(arguments, small_images(arguments))
+
+
+def note_trained(comparison: Comparison, accuracies: list[list[float]]) -> None:
+    """Write down trainings of the random cells, accuracies by cell and seed."""
+    for n, (cell, values) in enumerate(zip(comparison.random, accuracies, strict=True)):
+        for seed, accuracy in enumerate(values):
+            piece = comparison.training_of(f"random_{n}", cell, seed)
+            path = comparison.done.file_of(piece.file_name(comparison.data_sha256))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"accuracy": accuracy, "parameters": 1}))
+
+
+@pytest.mark.parametrize("strategy", ["bnas_v2_pc", "relative_nas"])
+def test_the_losses_are_those_of_the_trained_weights(strategy: str, tmp_path: Path) -> None:
+    comparison = comparison_at(tmp_path, strategy)
+    piece = comparison.search_of(strategy, 0)
+    assert piece is not None
+    outcome = do_ranking(piece, comparison.random, comparison.data, tmp_path, Clock(tmp_path))
+    fresh = build_search(piece.settings, comparison.data)
+    before = losses(fresh.supernet, comparison.random, fresh.loaders.validation)
+    assert len(set(outcome["losses"])) == len(comparison.random)
+    assert all(found != untrained for found, untrained in zip(outcome["losses"], before, strict=True))
+
+
+def test_a_supernet_that_says_nothing_is_at_chance(tmp_path: Path) -> None:
+    comparison = comparison_at(tmp_path, "bnas_v2_pc")
+    piece = comparison.search_of("bnas_v2_pc", 0)
+    assert piece is not None
+    parts = build_search(piece.settings, comparison.data)
+    with torch.no_grad():
+        for parameter in parts.supernet.classifier.parameters():
+            parameter.zero_()
+    found = losses(parts.supernet, comparison.random, parts.loaders.validation)
+    assert found == pytest.approx([math.log(10)] * 4, abs=1e-6)
+
+
+def test_ranks_are_those_of_low_losses_and_high_accuracies(tmp_path: Path) -> None:
+    comparison = comparison_at(tmp_path, "bnas_v2_pc")
+    note_trained(comparison, [[10.0, 20.0], [30.0, 10.0], [50.0, 60.0], [70.0, 80.0]])
+    ranking = SupernetRanking(comparison)
+    (found,) = (piece for _, piece in ranking.searches())
+    given = [2.0, 1.0, 0.5, 0.7]
+    outcome = {"losses": given, "validation_accuracy": 12.5}
+    comparison.done.file_of(ranking.name(found)).write_text(json.dumps(outcome))
+    text = write_results(ranking).read_text()
+    # of the six pairs of 15, 20, 55, 75 (means over seeds) five are in the order of -2, -1, -0.5, -0.7
+    assert "| bnas_v2_pc | 1 | 12.5 | 0.50 to 2.00 | 0.67 |" in text
+    assert f"a tau of {kendalltau([10, 30, 50, 70], [20, 10, 60, 80]).statistic:.2f}" in text
+
+
+def test_one_training_each_says_nothing_of_their_agreement() -> None:
+    assert between_seeds([Trained("", 1, (accuracy,)) for accuracy in (1.0, 2.0)]) is None
+    assert between_seeds([Trained("", 1, values) for values in ((1.0, 5.0), (2.0, 7.0), (3.0, 6.0))]) == pytest.approx(
+        1 / 3
+    )
+
+
+def test_untrained_cells_and_nnis_supernets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="4 of 4 random cells are not trained; run found_versus_random"):
+        write_results(SupernetRanking(comparison_at(tmp_path, "bnas_v2_pc")))
+    with pytest.raises(ValueError, match="not nni_darts"):
+        make(parse([*TINY, "--strategies", "nni_darts", "--output", str(tmp_path)]))
