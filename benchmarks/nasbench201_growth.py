@@ -404,11 +404,12 @@ def growth_picture(groups: Groups, path: Path) -> None:
                 draw(panel, accuracies(outcomes), contender)
         panel.set(title=str(size), xlabel="epoch", ylabel="CIFAR-10 test, table, %")
         published_lines(panel)
-        panel.legend(frameon=False, fontsize=7, loc="center right")
+        panel.legend(frameon=False, fontsize=7)
     for contender in GROWING:
         known = {n: groups[size, contender] for n, size in enumerate(sizes) if (size, contender) in groups}
         ends = [accuracies(outcomes)[:, -1] for outcomes in known.values()]
-        last.plot(list(known), [values.mean() for values in ends], "o-", color=colour(contender))
+        # no line: sizes grow in depth and in width
+        last.plot(list(known), [values.mean() for values in ends], "o", color=colour(contender))
         for n, values in zip(known, ends, strict=True):
             last.plot([n] * len(values), values, ".", color=colour(contender), alpha=0.5)
     published_lines(last)
