@@ -215,7 +215,11 @@ def check_words(words: Sequence[str]) -> None:
     elif words[:3] == ["python", "-m", "nni_plugins.trial"]:
         _parse(trial.build_parser(), [word for word in words[3:] if word != "..."])
     elif words[:1] == ["python"]:
-        source = (ROOT / words[1]).read_text() + (ROOT / "benchmarks" / "searching.py").read_text()
+        source = (ROOT / words[1]).read_text()
+        # a benchmark may take the arguments of another one that it imports
+        for module in ["searching", *re.findall(r"^from (\w+) import", source, re.MULTILINE)]:
+            if (file := ROOT / "benchmarks" / f"{module}.py").is_file():
+                source += file.read_text()
         unknown = [word for word in words if word.startswith("--") and f'"{word}"' not in source]
         assert not unknown, f"{words[1]} has no {unknown}"
 
