@@ -237,11 +237,17 @@ def make(arguments: argparse.Namespace) -> SupernetRanking:
     Raises
     ------
     ValueError
-        If one of the strategies is NNI's, whose supernets cannot run one cell alone.
+        If one of the strategies is NNI's, whose supernets cannot run one cell alone, or a random cell is not trained.
     """
     if theirs := [name for name in arguments.strategies if name in NAMES]:
-        raise ValueError(f"--strategies must be our own, not {theirs[0]}, whose supernet cannot run one cell alone.")
-    return SupernetRanking(Comparison(arguments, small_images(arguments)))
+        ours = " ".join(name for name in arguments.strategies if name not in NAMES) or "relative_nas"
+        raise ValueError(
+            f"--strategies must be our own, not {theirs[0]}, whose supernet cannot run one cell alone; give "
+            f"--strategies {ours}."
+        )
+    ranking = SupernetRanking(Comparison(arguments, small_images(arguments)))
+    ranking.trained()  # told before the searches, not after them
+    return ranking
 
 
 def main() -> int:

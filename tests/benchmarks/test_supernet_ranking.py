@@ -13,8 +13,9 @@ from pieces import Clock
 from ranking import Trained
 from scipy.stats import kendalltau
 from searching import small_images
-from supernet_ranking import SupernetRanking, between_seeds, do_ranking, losses, make, write_results
+from supernet_ranking import SupernetRanking, between_seeds, do_ranking, load_trained, losses, make, write_results
 
+from nni_plugins.run.checkpoint import newest_intact
 from nni_plugins.run.search import build_search
 
 TINY = [
@@ -48,6 +49,14 @@ def test_the_losses_are_those_of_the_trained_weights(strategy: str, tmp_path: Pa
     before = losses(fresh.supernet, comparison.random, fresh.loaders.validation)
     assert len(set(outcome["losses"])) == len(comparison.random)
     assert all(found != untrained for found, untrained in zip(outcome["losses"], before, strict=True))
+    newest = newest_intact(tmp_path / "search")
+    assert newest is not None
+    written = torch.load(newest, weights_only=False)["state_dict"]
+    load_trained(fresh.supernet, tmp_path / "search")
+    own = fresh.supernet.state_dict()
+    assert len(own) > 50
+    assert all(torch.equal(value, written[f"training_module._model.{name}"]) for name, value in own.items())
+    assert losses(fresh.supernet, comparison.random, fresh.loaders.validation) == outcome["losses"]
 
 
 def test_a_supernet_that_says_nothing_is_at_chance(tmp_path: Path) -> None:
@@ -83,8 +92,13 @@ def test_one_training_each_says_nothing_of_their_agreement() -> None:
     )
 
 
-def test_untrained_cells_and_nnis_supernets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="4 of 4 random cells are not trained; run found_versus_random"):
-        write_results(SupernetRanking(comparison_at(tmp_path, "bnas_v2_pc")))
-    with pytest.raises(ValueError, match="not nni_darts"):
-        make(parse([*TINY, "--strategies", "nni_darts", "--output", str(tmp_path)]))
+def test_untrained_cells_and_nnis_supernets_are_refused_before_any_search(tmp_path: Path) -> None:
+    for strategies, sentence in [
+        (
+            ["bnas_v2_pc"],
+            "4 of 4 random cells are not trained; run found_versus_random.py with the same arguments first.",
+        ),
+        (["bnas_d", "nni_darts"], "must be our own, not nni_darts, .* give --strategies bnas_d."),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            make(parse([*TINY, "--strategies", *strategies, "--output", str(tmp_path)]))
