@@ -178,11 +178,11 @@ def picture(done: dict[Point, dict[str, Any]], strategies: Sequence[str], path: 
             panel.grid(alpha=0.3)
             if panel.lines:
                 panel.set(xlim=(0, None), ylim=(0, 1.05 * panel.dataLim.y1))
+                if row == 0 and axis in (next(iter(SIZES)), TRIALS):
+                    panel.legend()
             else:
                 panel.set(xticks=[], yticks=[])
                 panel.text(0.5, 0.5, "not measured", ha="center", va="center")
-    panels[0, 0].legend()
-    panels[0, -1].legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
