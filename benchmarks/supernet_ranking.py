@@ -3,14 +3,16 @@
     python benchmarks/supernet_ranking.py npz:CIFAR10_10K.npz --space bcnn --strategies relative_nas --seeds 1
 
 After a search of :mod:`found_versus_random`, with the arguments of that benchmark, the supernet runs each of its random
-cells alone on the validation images, BatchNorm with each batch's statistics: the losses, and Kendall's tau between
-these and the accuracies that the cells have when they are trained by themselves. Only what OUTPUT/pieces holds of the
-trainings counts; ``found_versus_random.py`` does them. Resumable as that is.
+cells alone on the validation images, twice: with its weights as they are, BatchNorm with each batch's statistics, and
+after that cell has trained a copy of them for an epoch, which is how RelativeNAS estimates a candidate. The losses, and
+Kendall's tau between these and the accuracies that the cells have when they are trained by themselves. Only what
+OUTPUT/pieces holds of the trainings counts; ``found_versus_random.py`` does them. Resumable as that is.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +35,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nni_plugins.data import ImageData
+from nni_plugins.data.loaders import EpochLoader
 from nni_plugins.run.checkpoint import VerifiedCheckpointIO, newest_intact
+from nni_plugins.run.recipes import Recipe
 from nni_plugins.run.search import build_search
 from nni_plugins.supernet.consistency import derived_subgraph, evaluating
 from nni_plugins.tools.atomic_files import atomic_write, strict_json
@@ -41,6 +45,8 @@ from search_spaces import Genotype
 
 SUPERNET = "training_module._model."
 """Where Lightning's checkpoint of a search has the supernet's weights."""
+LARGEST_GRADIENT = 5.0
+"""To which norm the weights' gradient is clipped, in all searches here."""
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -66,28 +72,84 @@ def load_trained(supernet: nn.Module, folder: Path) -> None:
 def losses(supernet: nn.Module, cells: Sequence[Genotype], batches: Batches) -> list[float]:
     """Return the cross-entropy of each cell with the supernet's weights, nats, the mean over all images."""
     batches, found = list(batches), []
-    images = sum(len(labels) for _, labels in batches)
     with evaluating(supernet):
         for cell in cells:
             with derived_subgraph(supernet, cell.to_sample()):
-                total = sum(float(cross_entropy(supernet(x), labels, reduction="sum")) for x, labels in batches)
-            found.append(total / images)
+                found.append(mean_loss(supernet, batches))
+    return found
+
+
+@torch.no_grad()
+def mean_loss(net: nn.Module, batches: Batches) -> float:
+    """Return the cross-entropy of what ``net`` runs, nats, the mean over all images."""
+    total = images = 0.0
+    for x, labels in batches:
+        total += float(cross_entropy(net(x), labels, reduction="sum"))
+        images += len(labels)
+    return total / images
+
+
+def estimates(
+    supernet: nn.Module, cells: Sequence[Genotype], training: EpochLoader, validation: Batches, recipe: Recipe
+) -> list[float]:
+    """Return each cell's cross-entropy, nats, after it alone has trained the supernet's weights for one epoch.
+
+    That is RelativeNAS's estimate of a candidate at the learning rate with which the search starts: each cell starts
+    from the same weights with an SGD of its own, and is validated with the running statistics of BatchNorm. Unlike
+    there, all cells see the same batches.
+    """
+    before, found = copy.deepcopy(supernet.state_dict()), []
+    weights = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
+    for cell in cells:
+        optimizer = torch.optim.SGD(weights, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        supernet.load_state_dict(before)
+        supernet.train()
+        training.set_epoch(0)
+        with derived_subgraph(supernet, cell.to_sample()):
+            for x, labels in training:
+                optimizer.zero_grad()
+                cross_entropy(supernet(x), labels).backward()
+                nn.utils.clip_grad_norm_(weights, LARGEST_GRADIENT)
+                optimizer.step()
+            with evaluating(supernet, running_statistics=True):
+                found.append(mean_loss(supernet, validation))
+    supernet.load_state_dict(before)
     return found
 
 
 def do_ranking(piece: Piece, cells: Sequence[Genotype], data: ImageData, folder: Path, clock: Clock) -> dict[str, Any]:
-    """Search; return what :func:`~found_versus_random.do_search` does, and the losses of the random cells."""
+    """Search; return what :func:`~found_versus_random.do_search` does, losses and estimates of the random cells."""
     searched = do_search(piece, data, folder, clock)
-    parts = build_search(piece.settings, data)
-    load_trained(parts.supernet, folder / "search")
-    return {**searched, "seed": piece.settings.seed, "losses": losses(parts.supernet, cells, parts.loaders.validation)}
+    supernet, loaders = (parts := build_search(piece.settings, data)).supernet, parts.loaders
+    load_trained(supernet, folder / "search")
+    return {
+        **searched,
+        "seed": piece.settings.seed,
+        "losses": losses(supernet, cells, loaders.validation),
+        "estimates": estimates(supernet, cells, loaders.weights, loaders.validation, piece.settings.search),
+    }
 
 
 class Ranked(NamedTuple):
-    """Losses of the random cells in one supernet, nats, and the accuracy of the supernet in percent."""
+    """The random cells in one supernet, and its accuracy in percent.
+
+    Parameters
+    ----------
+    losses
+        Of each cell, with the weights as they are, nats.
+    estimates
+        Of each cell, after an epoch of its own, nats.
+    validation_accuracy
+        Of the supernet.
+    """
 
     losses: Sequence[float]
+    estimates: Sequence[float]
     validation_accuracy: float
+
+
+WHEN: Mapping[str, str] = {"losses": "as it is", "estimates": "after an epoch of the cell's own"}
+"""What a supernet says of the cells, by the field of :class:`Ranked`, and when."""
 
 
 class SupernetRanking:
@@ -134,7 +196,7 @@ class SupernetRanking:
         found: dict[str, list[Ranked]] = {}
         for strategy, piece in self.searches():
             if (outcome := self.done.outcome(self.name(piece))) is not None:
-                found.setdefault(strategy, []).append(Ranked(outcome["losses"], outcome["validation_accuracy"]))
+                found.setdefault(strategy, []).append(Ranked(*(outcome[name] for name in Ranked._fields)))
         return found
 
     def trained(self) -> list[Trained]:
@@ -162,13 +224,16 @@ def table(ranked: Mapping[str, Sequence[Ranked]], trained: Sequence[Trained]) ->
     """Return lines of Markdown, a row for each strategy."""
     accuracies = [cell.accuracy for cell in trained]
     depths = [depth(Genotype.from_json(cell.genotype)) for cell in trained]
-    columns = ["supernet", "searches", "its accuracy", "losses of the random cells", "tau, accuracy", "tau, depth"]
+    columns = ["supernet", "searches", "its accuracy"]
+    for when in WHEN.values():
+        columns += [f"losses {when}", "tau, accuracy", "tau, depth"]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for strategy, searches in ranked.items():
-        low, high = min(min(each.losses) for each in searches), max(max(each.losses) for each in searches)
-        ranks = [_mean([tau([-loss for loss in each.losses], by) for each in searches]) for by in (accuracies, depths)]
-        own = f"{np.mean([each.validation_accuracy for each in searches]):.1f}"
-        lines.append(f"| {strategy} | {len(searches)} | {own} | {low:.2f} to {high:.2f} | {' | '.join(ranks)} |")
+        row = [strategy, str(len(searches)), f"{np.mean([each.validation_accuracy for each in searches]):.1f}"]
+        for found in ([getattr(each, name) for each in searches] for name in WHEN):
+            row.append(f"{np.min(found):.2f} to {np.max(found):.2f}")
+            row += [_mean([tau([-loss for loss in each], by) for each in found]) for by in (accuracies, depths)]
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
@@ -193,8 +258,9 @@ def markdown(ranking: SupernetRanking, ranked: Mapping[str, Sequence[Ranked]], t
         "",
         f"{comparison.data.name}, {len(trained)} random cells, searches and trainings as in found_versus_random "
         f"(C={arguments.channels}; RelativeNAS: {arguments.generations} generations of {arguments.population}); "
-        f"losses in nats, of which chance has {np.log(classes):.2f}. Kendall's tau of a low loss with a high accuracy "
-        "when the cell is trained by itself, and with a deep cell; mean ± standard deviation over searches.",
+        f"losses of the random cells in nats, of which chance has {np.log(classes):.2f}. Kendall's tau of a low loss "
+        "with a high accuracy when the cell is trained by itself, and with a deep cell; mean ± standard deviation over "
+        "searches.",
         "",
         *table(ranked, trained),
     ]
@@ -204,15 +270,20 @@ def markdown(ranking: SupernetRanking, ranked: Mapping[str, Sequence[Ranked]], t
 
 
 def picture(ranked: Mapping[str, Sequence[Ranked]], trained: Sequence[Trained], chance: float, path: Path) -> None:
-    """Draw accuracy over loss, a panel for each strategy and a colour for each search."""
-    figure, panels = plt.subplots(1, max(1, len(ranked)), figsize=(4.5 * max(1, len(ranked)), 3.8), squeeze=False)
-    for panel, (strategy, searches) in zip(panels.flat, ranked.items(), strict=False):
-        for seed, each in enumerate(searches):
-            panel.plot(each.losses, [cell.accuracy for cell in trained], "o", color=f"C{seed}", alpha=0.7)
-        panel.axvline(chance, color="grey", linewidth=0.9, linestyle="--", label="chance")
-        panel.set(title=strategy, xlabel="loss in the supernet, nats", ylabel="test accuracy trained by itself, %")
-        panel.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    """Draw accuracy over loss, above as the supernets are, below after an epoch of the cells' own.
+
+    A column for each strategy, a colour for each search.
+    """
+    width = max(1, len(ranked))
+    figure, panels = plt.subplots(2, width, figsize=(4.5 * width, 7), squeeze=False, sharey=True, layout="constrained")
+    for column, (strategy, searches) in enumerate(ranked.items()):
+        for row, (name, when) in enumerate(WHEN.items()):
+            panel = panels[row, column]
+            for seed, each in enumerate(searches):
+                panel.plot(getattr(each, name), [cell.accuracy for cell in trained], "o", color=f"C{seed}", alpha=0.7)
+            panel.axvline(chance, color="grey", linewidth=0.9, linestyle="--", label="chance")
+            panel.set(title=strategy, xlabel=f"loss {when}, nats", ylabel="test accuracy trained by itself, %")
+            panel.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=90)
     plt.close(figure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,16 @@ from pieces import Clock
 from ranking import Trained
 from scipy.stats import kendalltau
 from searching import small_images
-from supernet_ranking import SupernetRanking, between_seeds, do_ranking, load_trained, losses, make, write_results
+from supernet_ranking import (
+    SupernetRanking,
+    between_seeds,
+    do_ranking,
+    estimates,
+    load_trained,
+    losses,
+    make,
+    write_results,
+)
 
 from nni_plugins.run.checkpoint import newest_intact
 from nni_plugins.run.search import build_search
@@ -58,6 +68,17 @@ def test_the_losses_are_those_of_the_trained_weights(strategy: str, tmp_path: Pa
     assert all(torch.equal(value, written[f"training_module._model.{name}"]) for name, value in own.items())
     assert losses(fresh.supernet, comparison.random, fresh.loaders.validation) == outcome["losses"]
 
+    # an estimate is the cell's own epoch, from the same weights for all; a cell after others says what it says alone
+    assert len(outcome["estimates"]) == len(comparison.random)
+    data, recipe = (fresh.loaders.weights, fresh.loaders.validation), piece.settings.search
+    assert estimates(fresh.supernet, comparison.random[-1:], *data, recipe) == outcome["estimates"][-1:]
+    assert all(torch.equal(value, written[f"training_module._model.{name}"]) for name, value in own.items())
+    still = dataclasses.replace(recipe, lr=1e-30, lr_min=0.0)
+    before = estimates(fresh.supernet, comparison.random, *data, still)
+    assert before != outcome["estimates"]
+    again = estimates(fresh.supernet, [comparison.random[0]] * 2, *data, still)
+    assert again[0] == again[1] == before[0]
+
 
 def test_a_supernet_that_says_nothing_is_at_chance(tmp_path: Path) -> None:
     comparison = comparison_at(tmp_path, "bnas_v2_pc")
@@ -77,11 +98,12 @@ def test_ranks_are_those_of_low_losses_and_high_accuracies(tmp_path: Path) -> No
     ranking = SupernetRanking(comparison)
     (found,) = (piece for _, piece in ranking.searches())
     given = [2.0, 1.0, 0.5, 0.7]
-    outcome = {"losses": given, "validation_accuracy": 12.5}
+    outcome = {"losses": given, "estimates": [0.4, 0.3, 0.2, 0.1], "validation_accuracy": 12.5}
     comparison.done.file_of(ranking.name(found)).write_text(json.dumps(outcome))
     text = write_results(ranking).read_text()
     # of the six pairs of 15, 20, 55, 75 (means over seeds) five are in the order of -2, -1, -0.5, -0.7
     assert "| bnas_v2_pc | 1 | 12.5 | 0.50 to 2.00 | 0.67 |" in text
+    assert "| 0.10 to 0.40 | 1.00 |" in text
     assert f"a tau of {kendalltau([10, 30, 50, 70], [20, 10, 60, 80]).statistic:.2f}" in text
 
 
