@@ -371,10 +371,11 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         f"torch {importlib.metadata.version('torch')}, Python {platform.python_version()}.",
         "",
         "Means ± standard deviations over cells. Percentile: share of the random cells that are less accurate, and of "
-        "those within 15 % of the cell's parameters (*equally large*). Search s: CPU seconds. Decided: 1 - entropy / "
-        "ln K of alpha's operation weights, of RelativeNAS how far the learners have come together; gap: lead of an "
-        "edge's best operation; validation: accuracy of the supernet, or of the candidate. p: one-sided test of Mann "
-        "and Whitney against the random cells.",
+        "those within 15 % of the cell's parameters (*equally large*). Depth: operations on the longest path to a "
+        "node, mean over the nodes. Search s: CPU seconds. Decided: 1 - entropy / ln K of alpha's operation weights, of "
+        "RelativeNAS how far the learners have come together; gap: lead of an edge's best operation; validation: "
+        "accuracy of the supernet, or of the candidate. p: one-sided test of Mann and Whitney against the random "
+        "cells.",
         "",
         *table(figures(groups, random), random),
     ]
@@ -392,8 +393,8 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
     if (found := correlations(random)) is not None:
         lines += [
             "",
-            f"Correlation of a random cell's accuracy with its number of parameters: {found[0]:.2f}; with the depth of "
-            f"its cells (longest path to a node, mean over the nodes): {found[1]:.2f}.",
+            f"Correlation of a random cell's accuracy with its number of parameters: {found[0]:.2f}; with its "
+            f"depth: {found[1]:.2f}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -47,6 +47,11 @@ class Trained:
         """Mean over the seeds of the training."""
         return float(np.mean(self.accuracies))
 
+    @property
+    def depth(self) -> float:
+        """:func:`depth` of the cell."""
+        return depth(Genotype.from_json(self.genotype))
+
 
 def percentile(cell: Trained, others: Sequence[Trained]) -> float | None:
     """Return the percentage of ``others`` that are less accurate, ties counted half; None if there are none."""
@@ -77,6 +82,7 @@ def figures(groups: Mapping[str, Sequence[Trained]], random: Sequence[Trained]) 
                 {
                     "genotype": cell.genotype,
                     "parameters": cell.parameters,
+                    "depth": cell.depth,
                     "accuracies": list(cell.accuracies),
                     "accuracy": cell.accuracy,
                     "percentile": percentile(cell, random),
@@ -96,6 +102,7 @@ COLUMNS = {
     "percentile": ("percentile", "{:.0f}"),
     "percentile_equally_large": ("equally large", "{:.0f}"),
     "parameters": ("parameters", "{:,.0f}"),
+    "depth": ("depth", "{:.1f}"),
     "seconds": ("search s", "{:.0f}"),
     "decided": ("decided", "{:.2f}"),
     "gap": ("gap", "{:.2f}"),
@@ -119,6 +126,7 @@ def table(found: Mapping[str, Mapping[str, Any]], random: Sequence[Trained]) -> 
         "50",
         "",
         _mean([cell.parameters for cell in random], COLUMNS["parameters"][1]),
+        _mean([cell.depth for cell in random], COLUMNS["depth"][1]),
     ]
     trainings = f"{len(random)} x {_range([len(cell.accuracies) for cell in random])}"
     lines.append(f"| random cells | {trainings} | {' | '.join(own)} |{' |' * (len(COLUMNS) - len(own) + 1)}")
@@ -168,9 +176,9 @@ def correlations(cells: Sequence[Trained]) -> tuple[float, float] | None:
     """
     if len(cells) < 3:
         return None
-    accuracies, parameters = ([getattr(cell, name) for cell in cells] for name in ("accuracy", "parameters"))
-    depths = [depth(Genotype.from_json(cell.genotype)) for cell in cells]
-    return float(pearsonr(accuracies, parameters).statistic), float(pearsonr(accuracies, depths).statistic)
+    accuracies, *others = ([getattr(cell, name) for cell in cells] for name in ("accuracy", "parameters", "depth"))
+    parameters, depths = (float(pearsonr(accuracies, other).statistic) for other in others)
+    return parameters, depths
 
 
 def picture(groups: Mapping[str, Sequence[Trained]], random: Sequence[Trained], title: str, path: Path) -> None:

@@ -29,7 +29,7 @@ import torch
 from found_versus_random import NAMES, Comparison, Piece, do_search, parse
 from one_shot_ranking import tau
 from pieces import Clock, Pieces, run_to_results
-from ranking import Trained, depth
+from ranking import Trained
 from searching import prepare, small_images
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -223,7 +223,7 @@ class SupernetRanking:
 def table(ranked: Mapping[str, Sequence[Ranked]], trained: Sequence[Trained]) -> list[str]:
     """Return lines of Markdown, a row for each strategy."""
     accuracies = [cell.accuracy for cell in trained]
-    depths = [depth(Genotype.from_json(cell.genotype)) for cell in trained]
+    depths = [cell.depth for cell in trained]
     columns = ["supernet", "searches", "its accuracy"]
     for when in WHEN.values():
         columns += [f"losses {when}", "tau, accuracy", "tau, depth"]

@@ -21,8 +21,13 @@ from ranking import (
 from search_spaces import Connection, Genotype
 
 
+def chain(*inputs: int) -> Genotype:
+    nodes = tuple((Connection("skip_connect", source), Connection("skip_connect", 0)) for source in inputs)
+    return Genotype("my:SPACE", {"cell": nodes}, num_inputs=2)
+
+
 def cell(*accuracies: float, parameters: int = 100, **search: float) -> Trained:
-    return Trained("a cell", parameters, accuracies, search)
+    return Trained(chain(1, 1, 1).to_json(), parameters, accuracies, search)
 
 
 RANDOM = [cell(50.0), cell(60.0), cell(70.0), cell(80.0)]
@@ -57,11 +62,6 @@ def test_the_rank_test_is_one_sided_and_exact() -> None:
     assert rank_test(better, []) is None
 
 
-def chain(*inputs: int) -> Genotype:
-    nodes = tuple((Connection("skip_connect", source), Connection("skip_connect", 0)) for source in inputs)
-    return Genotype("my:SPACE", {"cell": nodes}, num_inputs=2)
-
-
 def test_the_depth_of_a_cell_is_the_mean_of_its_nodes_longest_paths() -> None:
     assert depth(chain(1, 1, 1)) == 1
     assert depth(chain(1, 2, 3)) == 2  # 1, 2 and 3 operations
@@ -90,9 +90,9 @@ def test_noise_between_seeds_and_between_cells() -> None:
 def test_the_table_has_a_row_for_every_group() -> None:
     found = figures({"ours": [cell(75.0, seconds=10.0), cell(85.0, seconds=20.0)], "paper": [cell(55.0)]}, RANDOM)
     _, _, ours, paper, random = table(found, RANDOM)
-    assert ours.startswith("| ours | 2 x 1 | 80.00 ± 7.07 | 88 ± 18 | 88 ± 18 | 100 ± 0 | 15 ± 7 |")
-    assert paper.startswith("| paper | 1 x 1 | 55.00 | 25 | 25 | 100 |  |")
-    assert random.startswith("| random cells | 4 x 1 | 65.00 ± 12.91 | 50 |")
+    assert ours.startswith("| ours | 2 x 1 | 80.00 ± 7.07 | 88 ± 18 | 88 ± 18 | 100 ± 0 | 1.0 ± 0.0 | 15 ± 7 |")
+    assert paper.startswith("| paper | 1 x 1 | 55.00 | 25 | 25 | 100 | 1.0 |  |")
+    assert random.startswith("| random cells | 4 x 1 | 65.00 ± 12.91 | 50 |  | 100 ± 0 | 1.0 ± 0.0 |")
     columns = {line.count("|") for line in (ours, paper, random)}
     assert len(columns) == 1
 

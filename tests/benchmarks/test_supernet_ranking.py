@@ -24,7 +24,9 @@ from supernet_ranking import (
     make,
     write_results,
 )
+from torch.nn.functional import cross_entropy
 
+from nni_plugins.methods.relative_nas.weight_set import WeightSet
 from nni_plugins.run.checkpoint import newest_intact
 from nni_plugins.run.search import build_search
 
@@ -78,6 +80,33 @@ def test_the_losses_are_those_of_the_trained_weights(strategy: str, tmp_path: Pa
     assert before != outcome["estimates"]
     again = estimates(fresh.supernet, [comparison.random[0]] * 2, *data, still)
     assert again[0] == again[1] == before[0]
+
+
+def test_an_estimate_is_that_of_a_candidate_of_the_weight_set(tmp_path: Path) -> None:
+    comparison = comparison_at(tmp_path, "relative_nas")
+    piece = comparison.search_of("relative_nas", 0)
+    assert piece is not None
+    cell, recipe = comparison.random[1], piece.settings.search
+    ours, reference = (build_search(piece.settings, comparison.data) for _ in range(2))
+    found = estimates(ours.supernet, [cell], ours.loaders.weights, ours.loaders.validation, recipe)
+
+    net = reference.supernet
+    WeightSet(net).choose(cell.to_sample())
+    weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    net.train()
+    for x, labels in reference.loaders.weights:
+        gradients = torch.autograd.grad(cross_entropy(net(x), labels), weights, allow_unused=True)
+        norm = sum(float((g**2).sum()) for g in gradients if g is not None) ** 0.5
+        for weight, velocity, gradient in zip(weights, velocities, gradients, strict=True):
+            if gradient is not None:
+                velocity.mul_(0.9).add_(gradient * min(1.0, 5.0 / norm) + recipe.weight_decay * weight.detach())
+                weight.data.sub_(recipe.lr * velocity)
+    net.eval()
+    with torch.no_grad():
+        batches = [(cross_entropy(net(x), labels), len(labels)) for x, labels in reference.loaders.validation]
+    expected = sum(float(loss) * size for loss, size in batches) / sum(size for _, size in batches)
+    assert found == [pytest.approx(expected, rel=1e-5)]
 
 
 def test_a_supernet_that_says_nothing_is_at_chance(tmp_path: Path) -> None:
