@@ -372,8 +372,8 @@ def markdown(comparison: Comparison, groups: Mapping[str, Sequence[Trained]], ra
         "",
         "Means ± standard deviations over cells. Percentile: share of the random cells that are less accurate, and of "
         "those within 15 % of the cell's parameters (*equally large*). Depth: operations on the longest path to a "
-        "node, mean over the nodes. Search s: CPU seconds. Decided: 1 - entropy / ln K of alpha's operation weights, of "
-        "RelativeNAS how far the learners have come together; gap: lead of an edge's best operation; validation: "
+        "node, mean over the nodes. Search s: CPU seconds. Decided: 1 - entropy / ln K of alpha's operation weights, "
+        "of RelativeNAS how far the learners have come together; gap: lead of an edge's best operation; validation: "
         "accuracy of the supernet, or of the candidate. p: one-sided test of Mann and Whitney against the random "
         "cells.",
         "",
